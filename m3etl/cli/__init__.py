@@ -1,0 +1,1 @@
+"""Thin Click commands over `m3etl.stages`."""

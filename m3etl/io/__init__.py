@@ -1,0 +1,1 @@
+"""The edges: the only place that touches the network, the disk, Earth Engine and Zarr."""

@@ -1,0 +1,1 @@
+"""Loader, dataset, encoder, MP-MAE, training and evaluation."""

@@ -1,0 +1,120 @@
+"""What is decided for a chip before its pixels are asked for: its scenes, and the size of a pixel request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from m3etl.spec.modality import ArraySpec
+
+max_request_bytes = 50_331_648  # computePixels quota, https://developers.google.com/earth-engine/guides/usage
+max_request_bands = 1024
+max_request_side_px = 32_768
+
+
+class ArrayStatus(StrEnum):
+    """Outcome of one array of one chip, as recorded in provenance."""
+
+    OK = "ok"
+    NO_SCENE = "no_scene"
+    INVALID = "invalid"
+    FAILED = "failed"
+    PENDING = "pending"
+    SOURCE_CHANGED = "source_changed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayScenes:
+    """What one array of one chip is made of.
+
+    scene_ids: full asset ids; time: ISO 8601 UTC of the first scene; gap_days: scene minus anchor, None without anchor;
+    cloud_fraction: over the chip, None where unknown; valid_fraction: what planning promises, None where not measured;
+    values: physical numbers of a vector array (None = not observed), already final, no pixel request needed.
+    """
+
+    status: ArrayStatus
+    scene_ids: tuple[str, ...] = ()
+    time: str | None = None
+    gap_days: float | None = None
+    cloud_fraction: float | None = None
+    valid_fraction: float | None = None
+    values: tuple[float | None, ...] | None = None
+    license: str = ""
+    synthetic: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON object; absent keys have their defaults."""
+        return {
+            "status": str(self.status),
+            "scene_ids": list(self.scene_ids),
+            "time": self.time,
+            "gap_days": self.gap_days,
+            "cloud_fraction": self.cloud_fraction,
+            "valid_fraction": self.valid_fraction,
+            "values": None if self.values is None else list(self.values),
+            "license": self.license,
+            "synthetic": self.synthetic,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ArrayScenes:
+        """The inverse of `to_json`."""
+        values = data.get("values")
+        return cls(
+            status=ArrayStatus(data["status"]),
+            scene_ids=tuple(data.get("scene_ids", ())),
+            time=data.get("time"),
+            gap_days=data.get("gap_days"),
+            cloud_fraction=data.get("cloud_fraction"),
+            valid_fraction=data.get("valid_fraction"),
+            values=None if values is None else tuple(values),
+            license=data.get("license", ""),
+            synthetic=bool(data.get("synthetic", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChipScenes:
+    """The fixed decision for one chip. anchor_time: ISO 8601 UTC (1 July of the year without an anchor scene)."""
+
+    chip_id: str
+    year: int
+    anchor_id: str | None
+    anchor_time: str
+    arrays: Mapping[str, ArrayScenes]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON object."""
+        return {
+            "chip_id": self.chip_id,
+            "year": self.year,
+            "anchor_id": self.anchor_id,
+            "anchor_time": self.anchor_time,
+            "arrays": {name: scenes.to_json() for name, scenes in self.arrays.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ChipScenes:
+        """The inverse of `to_json`."""
+        return cls(
+            chip_id=data["chip_id"],
+            year=data["year"],
+            anchor_id=data["anchor_id"],
+            anchor_time=data["anchor_time"],
+            arrays={name: ArrayScenes.from_json(item) for name, item in data["arrays"].items()},
+        )
+
+
+def request_bytes(width: int, height: int, specs: Sequence[ArraySpec]) -> int:
+    """Bytes the service counts for one request: width x height x sum of (itemsize + 1 mask byte) over all bands."""
+    per_pixel = sum(len(spec.bands) * (np.dtype(spec.dtype).itemsize + 1) for spec in specs)
+    return width * height * per_pixel
+
+
+def field_name(array: str, band: str) -> str:
+    """Name of one band in a pixel response: `sentinel1_asc__VV`; unique over arrays and legal in Earth Engine."""
+    return f"{array}__{band}"
