@@ -1,0 +1,84 @@
+"""Stored arrays as 8-bit RGB: natural colour, SAR false colour, class palettes, colour ramps; fill is hatched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+
+from m3etl.spec.modality import ArraySpec, Values, physical_of
+
+Rgb = npt.NDArray[np.uint8]
+
+natural_color = ("B4", "B3", "B2")
+backscatter_limits_db = ((-20.0, 0.0), (-27.0, -7.0), (2.0, 15.0))  # VV, VH, VV - VH
+ramps = {"elevation": "gist_earth", "slope": "magma", "height": "YlGn", "std": "viridis", "cs_cdf": "gray"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Physical (low, high) for each of the channels shown; one pair, or three for natural colour."""
+
+    limits: tuple[tuple[float, float], ...]
+
+
+def shown_bands(spec: ArraySpec) -> tuple[str, ...]:
+    """The bands a picture of the array shows: three for natural colour, two for SAR, one otherwise."""
+    if set(natural_color) <= set(spec.bands):
+        return natural_color
+    if {"VV", "VH"} <= set(spec.bands):
+        return ("VV", "VH")
+    return ("cs_cdf",) if "cs_cdf" in spec.bands else spec.bands[:1]
+
+
+def stretch_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Stretch:
+    """Limits by percentiles 2 and 98 over the valid pixels of `stored`: (..., band, y, x); fixed ones for SAR."""
+    if {"VV", "VH"} <= set(spec.bands):
+        return Stretch(limits=backscatter_limits_db)
+    physical = physical_of(spec, stored)
+    limits = []
+    for band in shown_bands(spec):
+        values = physical[..., spec.bands.index(band), :, :]
+        values = values[np.isfinite(values)]
+        low, high = np.percentile(values, (2, 98)) if values.size else (0.0, 1.0)
+        limits.append((float(low), float(max(high, low + 1e-6))))
+    return Stretch(limits=tuple(limits))
+
+
+def render(spec: ArraySpec, stored: npt.NDArray[Any], stretch: Stretch) -> Rgb:
+    """One chip, stored (band, y, x), as (y, x, 3) uint8."""
+    physical = physical_of(spec, stored)
+    if spec.values is Values.CLASSES:
+        return _render_classes(spec, physical[0])
+    bands = [physical[spec.bands.index(band)] for band in shown_bands(spec)]
+    if shown_bands(spec) == ("VV", "VH"):
+        bands.append(bands[0] - bands[1])
+    scaled = [
+        np.clip((band - low) / (high - low), 0.0, 1.0) for band, (low, high) in zip(bands, stretch.limits, strict=True)
+    ]
+    if len(scaled) == 1:
+        ramp = mpl.colormaps[ramps.get(shown_bands(spec)[0], "viridis")]
+        picture = ramp(np.nan_to_num(scaled[0]))[..., :3]
+    else:
+        picture = np.nan_to_num(np.stack(scaled, axis=-1)) ** (
+            1 / 1.4 if len(bands) == 3 and len(spec.bands) > 4 else 1
+        )
+    rgb = (np.asarray(picture) * 255).round().astype(np.uint8)
+    return _hatched(rgb, np.isfinite(bands[0]))
+
+
+def _render_classes(spec: ArraySpec, codes: npt.NDArray[np.float64]) -> Rgb:
+    rgb = np.zeros((*codes.shape, 3), np.uint8)
+    for item in spec.classes:
+        rgb[codes == item.code] = tuple(bytes.fromhex(item.color.lstrip("#")))
+    return _hatched(rgb, np.isfinite(codes))
+
+
+def _hatched(rgb: Rgb, valid: npt.NDArray[np.bool_]) -> Rgb:
+    rows, columns = np.indices(valid.shape)
+    stripes = np.where((rows + columns) % 8 < 2, 150, 225).astype(np.uint8)
+    rgb[~valid] = stripes[~valid][:, None]
+    return rgb

@@ -1,0 +1,43 @@
+"""Pictures of arrays: bands by name, fill hatched, classes in their own colours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from m3etl.compute.colors import render, shown_bands, stretch_of
+from m3etl.spec.catalog import arrays
+
+
+def test_natural_colour_takes_bands_by_name():
+    spec = arrays["sentinel2_l1c"]
+    stored = np.zeros((13, 8, 8), np.uint16)
+    stored[spec.bands.index("B4")] = np.linspace(0, 5000, 64).reshape(8, 8)
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert shown_bands(spec) == ("B4", "B3", "B2")
+    assert picture[7, 7, 0] == 255
+    assert picture[..., 1:].max() == 0
+
+
+def test_fill_is_hatched_and_never_black():
+    spec = arrays["sentinel2_l2a"]
+    stored = np.full((12, 16, 16), 65535, np.uint16)
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert set(np.unique(picture)) == {150, 225}
+
+
+def test_classes_have_their_own_colours():
+    spec = arrays["worldcover"]
+    stored = np.full((1, 4, 4), 80, np.uint8)
+    stored[0, 0, 0] = 10
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert tuple(picture[0, 0]) == (0x00, 0x64, 0x00)
+    assert tuple(picture[3, 3]) == (0x00, 0x64, 0xC8)
+
+
+def test_backscatter_with_one_polarisation_missing_is_still_a_picture():
+    spec = arrays["sentinel1_asc"]
+    stored = np.full((4, 8, 8), -32768, np.int16)
+    stored[:2] = -1200
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert picture.shape == (8, 8, 3)
+    assert (picture == picture[0, 0]).all()
