@@ -47,7 +47,8 @@ def find_in_chips(
     ]
     if spec.values is Values.CLASSES and spec.classes:
         codes = np.array([item.code for item in spec.classes])
-        marks.append(("unknown class", (valid & ~np.isin(flat, codes)).any(axis=1), "a code outside the class table"))
+        unknown = np.asarray((valid & ~np.isin(flat, codes)).any(axis=1), dtype=np.bool_)
+        marks.append(("unknown class", unknown, "a code outside the class table"))
     if spec.shape is Shape.RASTER and spec.name.startswith(("sentinel1", "sentinel2_l")):
         marks.append(("constant", _constant(flat, valid), "every observed pixel of the chip has the same value"))
     return [

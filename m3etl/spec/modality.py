@@ -186,7 +186,8 @@ class ArraySpec:
 
 def valid_of(spec: ArraySpec, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Where `stored` (any shape, the array's dtype) holds an observation rather than fill."""
-    return ~np.isnan(stored) if spec.fill is None else np.not_equal(stored, spec.fill)
+    valid = ~np.isnan(stored) if spec.fill is None else stored != spec.fill
+    return np.asarray(valid, dtype=np.bool_)
 
 
 def physical_of(spec: ArraySpec, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.float64]]:
