@@ -1,0 +1,63 @@
+"""How a command finds its campaign and the Earth Engine it works with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from m3etl.campaign import Campaign, CampaignConfig, EarthEngineConfig, open_campaign
+from m3etl.cli.options import Settings
+from m3etl.errors import InputError
+from m3etl.stages.summary import Progress, Summary
+
+
+def source_of(ee_url: str | None, ee_project: str | None, archive: str | None) -> EarthEngineConfig:
+    """The options --ee-url, --ee-project and --archive as configuration; an archive directory must exist."""
+    if archive and not (Path(archive) / "archive.jsonl").is_file():
+        raise InputError(
+            f"there is no archive in {archive}", hint="--archive names a directory with an archive.jsonl in it."
+        )
+    if ee_url and ee_url != "embedded" and not ee_url.startswith(("http://", "https://")):
+        raise InputError(f"{ee_url!r} is no Earth Engine", hint="Use --ee-url embedded, or an address with http://.")
+    return EarthEngineConfig(
+        url=ee_url or "", project=ee_project or "", archive=str(Path(archive).resolve()) if archive else ""
+    )
+
+
+def source_from_environment() -> EarthEngineConfig:
+    """The same from the environment alone, for commands that need Earth Engine only if an earlier stage is missing."""
+    names = ("M3ETL_EE_URL", "M3ETL_EE_PROJECT", "M3ETL_ARCHIVE")
+    return source_of(*(os.environ.get(name) for name in names))
+
+
+def prepare(
+    settings: Settings, *, last: str, source: EarthEngineConfig, progress: Progress, region: str | None = None
+) -> tuple[Campaign, list[Summary]]:
+    """The campaign with every stage up to and including `last` done; returns the summaries of those that ran now."""
+    from m3etl.stages.chain import open_or_plan, run_missing
+
+    default = CampaignConfig()
+    if region:
+        default = replace(default, sample=replace(default.sample, region=region))
+    campaign, summaries = open_or_plan(settings.directory, default, source=source, progress=progress)
+    if last == "sample":
+        return campaign, summaries
+    campaign, further = run_missing(campaign, last, progress=progress)
+    return campaign, [*summaries, *further]
+
+
+def existing_campaign(settings: Settings) -> Campaign:
+    """The campaign of the command; InputError where there is none."""
+    return open_campaign(settings.directory)
+
+
+def existing_config(directory: Path) -> CampaignConfig:
+    """The configuration that waits in `directory`, or the default one."""
+    return open_campaign(directory).config if (directory / "campaign.toml").is_file() else CampaignConfig()
+
+
+def require_success(summaries: Sequence[Summary]) -> int:
+    """Exit code of a stage that ran to its end: 4 if some of its items failed remotely, else 0."""
+    return 4 if summaries[-1].failed else 0

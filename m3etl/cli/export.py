@@ -1,0 +1,47 @@
+"""`m3etl export`: fixes scenes and fetches pixels."""
+
+from __future__ import annotations
+
+import click
+
+from m3etl.cli.options import Settings, earthengine_options
+
+
+@click.command("export")
+@click.option("--region", metavar="REGION", help="Only the planned chips inside this region.")
+@click.option(
+    "--modality", "modalities", metavar="NAME", multiple=True, help="Only this modality; may be given several times."
+)
+@click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
+@click.option("--dry-run", is_flag=True, help="Say what would be requested, and its size; request nothing.")
+@earthengine_options
+@click.pass_obj
+def command(
+    settings: Settings,
+    region: str | None,
+    modalities: tuple[str, ...],
+    retry_failed: bool,
+    dry_run: bool,
+    ee_url: str | None,
+    ee_project: str | None,
+    archive: str | None,
+) -> int:
+    """Fix scenes and fetch pixels; goes on where it stopped."""
+    from m3etl.cli.connection import prepare, require_success, source_of
+    from m3etl.cli.output import write_summaries
+    from m3etl.cli.progress import make_progress
+    from m3etl.spec.catalog import select_arrays
+    from m3etl.spec.region import find_region
+    from m3etl.stages.chain import export_pixels
+
+    select_arrays(modalities)
+    if region is not None:
+        find_region(region)
+    progress = make_progress()
+    source = source_of(ee_url, ee_project, archive)
+    campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)
+    summary = export_pixels(
+        campaign, progress, region=region, modalities=modalities, retry_failed=retry_failed, dry_run=dry_run
+    )
+    write_summaries(settings, [*summaries, summary])
+    return require_success([summary])

@@ -1,0 +1,133 @@
+"""The `m3etl` command: the group with its lazily loaded subcommands, and the way from any error to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from m3etl import __version__
+from m3etl.cli.failures import interrupted_exit_code, report_failure
+from m3etl.cli.options import Settings
+
+# Command name -> module of m3etl.cli that holds it as `command`, in the order of the work.
+commands = {
+    "demo": "demo",
+    "doctor": "doctor",
+    "regions": "regions",
+    "modalities": "modalities",
+    "sample": "sample",
+    "export": "export",
+    "status": "status",
+    "tile": "tile",
+    "normalize": "normalize",
+    "describe": "describe",
+    "preview": "preview",
+    "validate": "validate",
+    "pretrain": "pretrain",
+    "evaluate": "evaluate",
+    "embed": "embed",
+    "upload-hf": "upload_hf",
+    "emulator": "emulator",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports the module of a subcommand when that subcommand is asked for, or for its line of help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the work, not of the alphabet."""
+        return list(commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, None if there is none."""
+        if cmd_name not in commands:
+            return None
+        module = importlib.import_module(f"m3etl.cli.{commands[cmd_name]}")
+        command: click.Command = module.command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "-C",
+    "campaign",
+    metavar="CAMPAIGN",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("."),
+    help="Directory of the campaign; the current directory by default.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
+@click.option("-v", "--verbose", is_flag=True, help="Log more, and show the traceback of an internal error.")
+@click.version_option(__version__, prog_name="m3etl")
+@click.pass_context
+def cli(context: click.Context, campaign: Path, as_json: bool, verbose: bool) -> None:
+    """Aligned multi-modal Earth-observation data sets from Earth Engine, and models pretrained on them.
+
+    Results go to standard output, progress and errors to standard error. A command first runs the earlier stages that
+    are missing, and says so. Without an account, try `m3etl demo`, or any command with `--ee-url embedded`.
+    """
+    context.obj = Settings(directory=campaign, as_json=as_json, verbose=verbose)
+    _quiet_libraries(verbose)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit code. Nothing but the interpreter's own exit escapes from here."""
+    try:
+        result = cli.main(args=list(arguments), prog_name="m3etl", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
+        return interrupted_exit_code
+    except Exception as error:
+        return report_failure(error, verbose=_is_verbose(arguments))
+    return result if isinstance(result, int) else 0
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _is_verbose(arguments: Sequence[str]) -> bool:
+    """Whether -v stands before the command, where the group takes it (-C takes the word that follows it)."""
+    words = iter(arguments)
+    for word in words:
+        if word == "-C":
+            next(words, None)
+        elif not word.startswith("-"):
+            return False
+        elif word in ("-v", "--verbose"):
+            return True
+    return False
+
+
+def _quiet_libraries(verbose: bool) -> None:
+    """Warnings and log lines of the libraries are for developers: shown with -v or Python's own -W only."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if not verbose and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What commands share: the settings of the group and the options that say where the data comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Options of the group. directory: the campaign's; as_json: one JSON document instead of tables."""
+
+    directory: Path
+    as_json: bool = False
+    verbose: bool = False
+
+
+def earthengine_options(function: F) -> F:
+    """Add --ee-url, --ee-project and --archive, each with its environment variable."""
+    options = (
+        click.option(
+            "--ee-url",
+            envvar="M3ETL_EE_URL",
+            metavar="URL",
+            default=None,
+            help="Earth Engine to use: `embedded`, or a URL. Default: the real service.  [env: M3ETL_EE_URL]",
+        ),
+        click.option(
+            "--ee-project",
+            envvar="M3ETL_EE_PROJECT",
+            metavar="PROJECT",
+            default=None,
+            help="Cloud project that is registered for Earth Engine.  [env: M3ETL_EE_PROJECT]",
+        ),
+        click.option(
+            "--archive",
+            envvar="M3ETL_ARCHIVE",
+            metavar="DIR",
+            default=None,
+            help="Directory with archive.jsonl: real rasters for the embedded Earth Engine.  [env: M3ETL_ARCHIVE]",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def parse_years(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """`2017:2020` or `2019` as an inclusive pair of years."""
+    if text is None:
+        return None
+    first, _, last = text.partition(":")
+    try:
+        years = int(first), int(last or first)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not FIRST:LAST, for example 2017:2020") from None
+    if not 1980 <= years[0] <= years[1] <= 2100:
+        raise click.BadParameter(f"{text!r} is not an ascending pair of years")
+    return years
