@@ -11,10 +11,8 @@ from m3etl.cli.options import Settings
 @click.pass_obj
 def command(settings: Settings) -> None:
     """Say what is in the campaign: chips, arrays, bands, units."""
-    from m3etl.cli.connection import prepare, source_from_environment
+    from m3etl.cli.connection import existing_campaign
     from m3etl.cli.output import write_summaries
-    from m3etl.cli.progress import make_progress
     from m3etl.stages.describe import run_describe
 
-    campaign, summaries = prepare(settings, last="sample", source=source_from_environment(), progress=make_progress())
-    write_summaries(settings, [*summaries, run_describe(campaign)])
+    write_summaries(settings, [run_describe(existing_campaign(settings))])

@@ -16,7 +16,7 @@ interrupted_exit_code = 130  # 128 + SIGINT
 broken_pipe_exit_code = 141  # 128 + SIGPIPE, what `head` causes in any other tool
 internal_exit_code = 1
 
-full_disk = {errno.ENOSPC, errno.EDQUOT}
+full_disk = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 not_writable = {errno.EROFS, errno.EACCES, errno.EPERM}
 unreachable = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ETIMEDOUT}
 
@@ -54,7 +54,8 @@ def _explain_os(error: OSError) -> M3etlError | None:
     where = f": {error.filename}" if error.filename else ""
     if error.errno in full_disk:
         return InputError(
-            f"the disk is full{where}", hint="Free some space and run the same command again; it goes on."
+            f"cannot write{where} ({error.strerror})",
+            hint="Free some space and run the same command again; it goes on.",
         )
     if error.errno in not_writable:
         return InputError(
@@ -69,9 +70,9 @@ def _explain_os(error: OSError) -> M3etlError | None:
 
 def _explain_sqlite(text: str) -> M3etlError | None:
     if "full" in text:
-        return InputError("the disk is full: the ledger cannot be written", hint="Free some space and run again.")
+        return InputError(f"cannot write the ledger ({text})", hint="Free some space and run again.")
     if "readonly" in text or "unable to open" in text:
-        return InputError(f"the ledger cannot be written ({text})", hint="Make the campaign directory writable.")
+        return InputError(f"cannot write the ledger ({text})", hint="Make the campaign directory writable.")
     if "locked" in text:
         return InputError(
             "another m3etl process holds the ledger", hint="Wait for it to end, or stop it, and run again."

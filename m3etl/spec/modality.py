@@ -118,6 +118,8 @@ class ArraySpec:
             raise InputError(f"array {self.name!r} is declared wrongly: " + "; ".join(problems))
 
     def _problems(self) -> list[str]:
+        if not self.scale > 0:
+            return [f"scale must be positive, found {self.scale}"]
         found = []
         dtype = np.dtype(self.dtype)
         if len(set(self.bands)) != len(self.bands) or not self.bands:
@@ -140,8 +142,6 @@ class ArraySpec:
             found.append("classes need a code table or class_limit")
         if self.classes and len({item.code for item in self.classes}) != len(self.classes):
             found.append("two classes have the same code")
-        if not self.scale > 0:
-            found.append(f"scale must be positive, found {self.scale}")
         return found
 
     @property

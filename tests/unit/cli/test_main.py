@@ -101,12 +101,16 @@ def test_interrupt_is_130(failing_command, capsys):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), 2, "the disk is full: /data/x"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/data/x"),
+            2,
+            "cannot write: /data/x (No space left on device)",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/data/x"), 2, "/data/x (Read-only file system)"),
         (PermissionError(errno.EACCES, "Permission denied", "/data/x"), 2, "/data/x (Permission denied)"),
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 4, "Connection refused"),
-        (sqlite3.OperationalError("database or disk is full"), 2, "the disk is full"),
-        (sqlite3.OperationalError("attempt to write a readonly database"), 2, "cannot be written"),
+        (sqlite3.OperationalError("database or disk is full"), 2, "cannot write the ledger"),
+        (sqlite3.OperationalError("attempt to write a readonly database"), 2, "cannot write the ledger"),
         (sqlite3.OperationalError("database is locked"), 2, "another m3etl process"),
         (sqlite3.DatabaseError("database disk image is malformed"), 5, "the ledger is damaged"),
     ],

@@ -1,0 +1,90 @@
+"""Results on standard output: aligned tables, one JSON document, values as people read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3etl.cli.options import Settings
+from m3etl.cli.output import cell_text, duration_text, write_document, write_rows, write_summaries
+from m3etl.stages.summary import Summary
+
+plain = Settings(directory=Path())
+as_json = Settings(directory=Path(), as_json=True)
+
+
+def test_columns_are_aligned_and_numbers_stand_right(capsys):
+    write_rows([{"name": "a", "chips": 5}, {"name": "longer", "chips": 12345}])
+    assert capsys.readouterr().out.splitlines() == ["name     chips", "a            5", "longer  12,345"]
+
+
+def test_a_row_without_a_column_shows_a_dash(capsys):
+    write_rows([{"a": 1}, {"b": "x"}])
+    assert capsys.readouterr().out.splitlines() == ["a  b", "1  -", "-  x"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (1234, "1234"),
+        (1234567, "1,234,567"),
+        (0.5, "0.5"),
+        (1e-9, "1e-09"),
+        (float("nan"), "-"),
+        (np.float32(0.25), "0.25"),
+        (np.int64(7), "7"),
+        ([1, "b"], "1, b"),
+        ({"x": 1}, "x 1"),
+    ],
+)
+def test_values_are_readable(value, text):
+    assert cell_text(value) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.44, "0.4 s"), (65, "1 min 05 s"), (7500, "2 h 05 min")])
+def test_durations_are_readable(seconds, text):
+    assert duration_text(seconds) == text
+
+
+def test_json_is_one_document_without_nan(capsys):
+    write_document({"a": float("nan"), "b": np.float64(2), "c": (Path("x"), np.bool_(True)), "d": np.array([1, 2])})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": 2.0, "c": ["x", True], "d": [1, 2]}
+
+
+def test_a_summary_in_json_holds_counters_facts_and_earlier_stages(capsys):
+    earlier = Summary(stage="sample", done=3)
+    summary = Summary(
+        stage="export", done=2, failed=1, errors={"timeout": 1}, facts={"requests": 3, "rate": np.float64(1)}
+    )
+    write_summaries(as_json, [earlier, summary])
+    document = json.loads(capsys.readouterr().out)
+    assert (document["stage"], document["done"], document["failed"]) == ("export", 2, 1)
+    assert document["errors"] == {"timeout": 1}
+    assert (document["requests"], document["rate"]) == (3, 1.0)
+    assert document["earlier"][0]["stage"] == "sample"
+
+
+def test_a_fact_cannot_hide_a_counter(capsys):
+    write_summaries(as_json, [Summary(stage="x", done=2, facts={"done": 99})])
+    assert json.loads(capsys.readouterr().out)["done"] == 2
+
+
+def test_a_summary_as_text_shows_tables_and_reasons(capsys):
+    summary = Summary(
+        stage="export",
+        done=2,
+        failed=1,
+        errors={"timeout": 1},
+        facts={"bytes": 12345, "arrays": [{"array": "x", "valid": 0.5}]},
+    )
+    write_summaries(plain, [summary])
+    text = capsys.readouterr().out
+    assert text.startswith("export: 2 done, 1 failed in 0.0 s\n")
+    assert "12,345" in text
+    assert "array  valid" in text
+    assert "1 x timeout" in text
