@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.columns import encode_text, read_column_chunk, repair_hint
+from m3etl.io.identity import dataset_id
 from m3etl.io.layout import StoreLayout, chip_columns, documents, read_layout, shard_path
 from m3etl.io.sealing import SealedChip, checksum_of, seal_shard
 from m3etl.io.shards import Array, ShardFile, flush_directory, write_file
@@ -30,6 +31,7 @@ __all__ = [
     "ShardAudit",
     "choose_shard_chips",
     "create_store",
+    "dataset_id",
     "grow_store",
     "open_store",
     "read_stats",
