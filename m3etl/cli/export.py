@@ -30,13 +30,13 @@ def command(
     from m3etl.cli.connection import prepare, require_success, source_of
     from m3etl.cli.output import write_summaries
     from m3etl.cli.progress import make_progress
+    from m3etl.io.regions import read_region
     from m3etl.spec.catalog import select_arrays
-    from m3etl.spec.region import find_region
     from m3etl.stages.chain import export_pixels
 
     select_arrays(modalities)
     if region is not None:
-        find_region(region)
+        read_region(region)
     progress = make_progress()
     source = source_of(ee_url, ee_project, archive)
     campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)

@@ -13,7 +13,7 @@ from m3etl.cli.options import Settings
 def command(settings: Settings, name: str | None) -> None:
     """List the regions, or describe one of them."""
     from m3etl.cli import output
-    from m3etl.spec.region import describe_regions
+    from m3etl.io.regions import describe_regions
 
     rows = describe_regions(name)
     if settings.as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +44,7 @@ class HubApi(Protocol):
         folder_path: str,
         path_in_repo: str,
         commit_message: str,
-        ignore_patterns: Sequence[str],
+        ignore_patterns: list[str],
     ) -> Any: ...
 
     def list_repo_tree(self, repo_id: str, *, repo_type: str, recursive: bool) -> Any: ...

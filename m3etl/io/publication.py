@@ -38,7 +38,7 @@ class Origins:
 
 def list_data_files(campaign: Campaign) -> list[PublishedFile]:
     """The store and the provenance, sorted by path; unfinished temporary files are left out."""
-    found = []
+    found: list[PublishedFile] = []
     for name in (campaign.store_path.name, campaign.provenance_path.name):
         found.extend(_files_below(campaign.root / name, name))
     return sorted(found, key=lambda file: file.path)

@@ -101,7 +101,7 @@ Splits are whole spatial blocks; chips near a block of another split are `buffer
 
 def render_licenses(facts: CardFacts) -> str:
     """LICENSES.md: per array its terms, and the notices that must go with the data."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for name, terms in facts.license.arrays.items():
         rows.extend((name, item.title, item.url) for item in terms)
     notices = "\n".join(f"* {text}" for text in facts.license.notices) or "None of the sources asks for a notice."
