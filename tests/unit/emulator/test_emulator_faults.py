@@ -71,7 +71,7 @@ def test_all_problems_are_told_at_once() -> None:
 def test_a_bad_file_is_named(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "faults.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="faults.json") as caught:
+    with pytest.raises(InputError, match=r"faults\.json") as caught:
         read_faults(path)
     assert said in caught.value.message
 
