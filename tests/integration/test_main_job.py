@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray
 
+from m3etl.io.store import open_store
 from m3etl.spec.catalog import arrays
 from m3etl.spec.modality import Shape
 from tests.integration.pipeline import StoredChips, m3etl
@@ -94,7 +95,7 @@ def test_audit_finds_nothing_and_then_a_flipped_byte(europe):
     folder = europe[0]
     clean = m3etl(folder, "--json", "validate")
     assert json.loads(clean.stdout)["failed"] == 0
-    shard = max((folder / "chips.zarr" / "sentinel2_l2a").rglob("c/*/*/*/*"), key=lambda path: path.stat().st_size)
+    shard = open_store(folder / "chips.zarr").shard_path("sentinel2_l2a", 0)
     content = bytearray(shard.read_bytes())
     content[1000] ^= 0xFF
     shard.write_bytes(content)

@@ -1,0 +1,62 @@
+"""What is in a campaign: chips per split and biome, and per array its bands, units, size and how much was observed."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from m3etl.campaign import Campaign
+from m3etl.io.plan import read_plan
+from m3etl.io.provenance import read_provenance
+from m3etl.io.store import ChipStore, open_store
+from m3etl.spec.biomes import biome_names
+from m3etl.spec.modality import Shape
+from m3etl.stages.summary import Summary
+
+
+def run_describe(campaign: Campaign) -> Summary:
+    """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan."""
+    started = time.monotonic()
+    plan = read_plan(campaign.plan_path)
+    facts: dict[str, Any] = {"campaign": campaign.root.name, "chips planned": len(plan)}
+    facts["splits"] = [
+        {"split": name, "chips": int(count)} for name, count in plan["split"].value_counts().sort_index().items()
+    ]
+    facts["biomes"] = [
+        {"biome": biome_names[int(code)] if code >= 0 else "none", "chips": int(count)}
+        for code, count in plan["biome"].value_counts().sort_index().items()
+    ]
+    sealed = 0
+    if campaign.store_path.exists():
+        store = open_store(campaign.store_path)
+        sealed = int((store.chip_ids != "").sum())
+        facts["chips stored"] = sealed
+        facts["bytes on disk"] = sum(file.stat().st_size for file in campaign.store_path.rglob("*") if file.is_file())
+        facts["arrays"] = _describe_arrays(campaign, store)
+    return Summary(stage="describe", done=sealed, seconds=time.monotonic() - started, facts=facts)
+
+
+def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any]]:
+    provenance = read_provenance(campaign.provenance_path)
+    rows = []
+    for name, spec in store.specs.items():
+        mine = provenance[provenance["array"] == name]
+        observed = mine[mine["status"] == "ok"]
+        gaps = observed["gap_days"].abs().dropna()
+        side = f"{spec.pixels(campaign.chip_m)} px" if spec.shape is Shape.RASTER else "vector"
+        rows.append(
+            {
+                "array": name,
+                "bands": " ".join(spec.bands),
+                "size": side,
+                "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
+                "units": spec.units,
+                "chips": len(observed),
+                "valid": round(float(np.mean(observed["valid_fraction"])), 4) if len(observed) else None,
+                "median gap [d]": round(float(gaps.median()), 1) if len(gaps) else None,
+                "licence": " ".join(sorted(set(observed["license"]))),
+            }
+        )
+    return rows

@@ -1,0 +1,149 @@
+"""The audit of a campaign: every stored chip against its checksum, its record and its declaration; the plan against
+overlaps and leakage; times against the anchor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from m3etl.campaign import Campaign, write_atomically
+from m3etl.compute.audit import Finding, find_in_chips, find_leaks, find_overlaps
+from m3etl.errors import DamagedError, NothingSelectedError
+from m3etl.io.plan import read_plan
+from m3etl.io.provenance import read_provenance
+from m3etl.io.store import ChipStore, open_store
+from m3etl.spec.modality import ArraySpec
+from m3etl.stages.summary import Progress, Summary
+
+plan_columns = ("chip_id", "epsg", "xmin", "ymin", "xmax", "ymax", "lon", "lat", "split")
+
+
+def run_validate(campaign: Campaign, *, progress: Progress) -> Summary:
+    """Audit the campaign and write `validate.json`. `failed` counts kinds of defects; `findings` lists them.
+
+    Raises NothingSelectedError where there is nothing to audit. Damage is a finding, not an exception.
+    """
+    started = time.monotonic()
+    if not campaign.store_path.exists():
+        raise NothingSelectedError("there are no chips to audit yet", hint="Run `m3etl export` first.")
+    store = open_store(campaign.store_path)
+    plan = read_plan(campaign.plan_path)
+    provenance = read_provenance(campaign.provenance_path)
+    columns = {name: plan[name].to_numpy() for name in plan_columns}
+    findings = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
+    findings += _audit_rows(store, plan) + _audit_record(store, provenance)
+    shards = range(-(-store.rows // store.shard_chips))
+    progress.start("validate", len(shards) * len(store.specs))
+    for spec in store.specs.values():
+        mine = provenance[provenance["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
+        findings += _merged(_audit_shard(store, spec, shard, mine, progress) for shard in shards)
+        findings += _audit_gaps(spec, mine)
+    progress.finish()
+    report = [asdict(finding) for finding in findings]
+    write_atomically(campaign.root / "validate.json", json.dumps(report, indent=1).encode())
+    chips = int((store.chip_ids != "").sum())
+    facts: dict[str, Any] = {"chips": chips, "arrays": len(store.specs), "checksums compared": len(provenance)}
+    if report:
+        facts["findings"] = report
+    errors = {f"{finding.check} {finding.array}".strip(): finding.count for finding in findings}
+    return Summary(
+        stage="validate",
+        done=chips,
+        failed=len(findings),
+        seconds=time.monotonic() - started,
+        errors=errors,
+        facts=facts,
+    )
+
+
+def _audit_rows(store: ChipStore, plan: pd.DataFrame) -> list[Finding]:
+    """The store's chip at each row is the plan's chip of that row, and no sealed chip is unknown to the plan."""
+    planned = dict(zip(plan["row"], plan["chip_id"], strict=True))
+    wrong = [chip_id for row, chip_id in enumerate(store.chip_ids) if chip_id and planned.get(row, chip_id) != chip_id]
+    unknown = set(store.chip_ids.tolist()) - {""} - set(plan["chip_id"])
+    found = []
+    if wrong:
+        meaning = "plan and store disagree on which chip has this row"
+        found.append(Finding(check="row", array="", count=len(wrong), example=wrong[0], meaning=meaning))
+    if unknown:
+        meaning = "the store holds a chip that is not in the plan"
+        found.append(Finding(check="unknown chip", array="", count=len(unknown), example=min(unknown), meaning=meaning))
+    return found
+
+
+def _audit_record(store: ChipStore, provenance: pd.DataFrame) -> list[Finding]:
+    """Every stored chip has exactly one record per array."""
+    stored = store.chip_ids[store.chip_ids != ""]
+    expected = pd.MultiIndex.from_product([stored, list(store.specs)])
+    recorded = pd.MultiIndex.from_frame(provenance[["chip_id", "array"]])
+    missing = expected.difference(recorded)
+    found = []
+    if len(missing):
+        meaning = "a stored chip has no record of where it came from"
+        example = " ".join(map(str, missing[0]))
+        found.append(Finding(check="no record", array="", count=len(missing), example=example, meaning=meaning))
+    if recorded.has_duplicates:
+        twice = recorded[recorded.duplicated()]
+        meaning = "a chip has two records for one array"
+        example = " ".join(map(str, twice[0]))
+        found.append(Finding(check="two records", array="", count=len(twice), example=example, meaning=meaning))
+    return found
+
+
+def _audit_shard(
+    store: ChipStore, spec: ArraySpec, shard: int, records: pd.DataFrame, progress: Progress
+) -> list[Finding]:
+    first = shard * store.shard_chips
+    rows = np.arange(first, min(first + store.shard_chips, store.rows))
+    rows = rows[store.chip_ids[rows] != ""]
+    chip_ids = [str(name) for name in store.chip_ids[rows]]
+    progress.advance(1, array=spec.name)
+    if not chip_ids:
+        return []
+    try:
+        stored = store.read(spec.name, rows)
+    except DamagedError as error:
+        return [Finding(check="damaged", array=spec.name, count=1, example=error.message, meaning="unreadable bytes")]
+    mine = records.reindex(chip_ids)
+    found = find_in_chips(spec, stored, chip_ids, [str(status) for status in mine["status"]])
+    sums = [hashlib.sha256(np.ascontiguousarray(chip).tobytes()).hexdigest() for chip in stored]
+    recorded = mine["checksum"].tolist()
+    wrong = [
+        name
+        for name, actual, expected in zip(chip_ids, sums, recorded, strict=True)
+        if isinstance(expected, str) and expected and actual != expected
+    ]
+    if wrong:
+        meaning = "stored values differ from those that were sealed"
+        found.append(Finding(check="checksum", array=spec.name, count=len(wrong), example=wrong[0], meaning=meaning))
+    return found
+
+
+def _audit_gaps(spec: ArraySpec, records: pd.DataFrame) -> list[Finding]:
+    gaps = records["gap_days"].astype(float).abs()
+    late = gaps[gaps > spec.max_gap_days]
+    if late.empty:
+        return []
+    meaning = f"the scene is further from the anchor than {spec.max_gap_days:g} days"
+    example = str(late.index[0])
+    return [Finding(check="time gap", array=spec.name, count=len(late), example=example, meaning=meaning)]
+
+
+def _merged(parts: Iterable[list[Finding]]) -> list[Finding]:
+    """Findings of all shards, one per check."""
+    merged: dict[str, Finding] = {}
+    for finding in (item for part in parts for item in part):
+        known = merged.get(finding.check)
+        count = finding.count + (known.count if known else 0)
+        first = known or finding
+        merged[finding.check] = Finding(
+            check=first.check, array=first.array, count=count, example=first.example, meaning=first.meaning
+        )
+    return list(merged.values())

@@ -1,0 +1,114 @@
+"""What is shown and audited of a sealed campaign; each planted defect is found, a clean campaign has none."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from m3etl.errors import NothingSelectedError
+from m3etl.io.plan import read_plan, write_plan
+from m3etl.io.provenance import provenance_file, schema
+from m3etl.io.store import open_store
+from m3etl.stages.describe import run_describe
+from m3etl.stages.preview import run_preview
+from m3etl.stages.summary import SilentProgress
+from m3etl.stages.validate import run_validate
+from tests.fakes.sealed import names, sealed_campaign
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    return sealed_campaign(tmp_path / "c")
+
+
+def audit(campaign):
+    summary = run_validate(campaign, progress=SilentProgress())
+    return summary, {(item["check"], item["array"]) for item in summary.facts.get("findings", [])}
+
+
+def change_records(campaign, shard, change):
+    path = provenance_file(campaign.provenance_path, shard)
+    frame = change(pq.read_table(path).to_pandas())
+    pq.write_table(pa.Table.from_pandas(frame, schema=schema, preserve_index=False), path)
+
+
+def test_clean_campaign_has_no_finding(campaign):
+    summary, found = audit(campaign)
+    assert (summary.failed, found, summary.done) == (0, set(), 6)
+    assert json.loads((campaign.root / "validate.json").read_text()) == []
+
+
+def test_flipped_byte_is_found_with_its_array(campaign):
+    path = open_store(campaign.store_path).shard_path("worldcover", 0)
+    content = bytearray(path.read_bytes())
+    content[40] ^= 0xFF
+    path.write_bytes(content)
+    _, found = audit(campaign)
+    assert found == {("damaged", "worldcover")}
+
+
+def test_value_that_differs_from_its_checksum_is_found(campaign):
+    def other(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.loc[(frame["array"] == "aster_elevation") & (frame.index < 14), "checksum"] = "0" * 64
+        return frame
+
+    change_records(campaign, 0, other)
+    summary, found = audit(campaign)
+    assert found == {("checksum", "aster_elevation")}
+    assert summary.errors == {"checksum aster_elevation": 2}
+
+
+def test_missing_and_double_records_are_found(campaign):
+    change_records(campaign, 0, lambda frame: pd.concat([frame.iloc[1:], frame.iloc[-1:]]))
+    _, found = audit(campaign)
+    assert {("no record", ""), ("two records", "")} <= found
+
+
+def test_scene_beyond_the_gap_is_found(campaign):
+    def late(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.loc[frame["array"] == "sentinel1_asc", "gap_days"] = 31.0
+        return frame
+
+    change_records(campaign, 1, late)
+    _, found = audit(campaign)
+    assert found == {("time gap", "sentinel1_asc")}
+
+
+def test_leaking_split_and_swapped_rows_are_found(campaign):
+    plan = read_plan(campaign.plan_path)
+    plan.loc[0, "split"] = "test"
+    plan.loc[[2, 3], "row"] = [3, 2]
+    write_plan(campaign.plan_path, plan)
+    _, found = audit(campaign)
+    assert found == {("leakage", ""), ("row", "")}
+
+
+def test_describe_counts_what_was_observed(campaign):
+    facts = run_describe(campaign).facts
+    rows = {row["array"]: row for row in facts["arrays"]}
+    assert facts["chips stored"] == 6
+    assert rows["sentinel1_asc"]["chips"] == 5
+    assert rows["worldcover"]["chips"] == 6
+    assert rows["aster_elevation"]["size"] == "11 px"
+    assert rows["sentinel2_l2a"]["bands"].split()[0] == "B1"
+
+
+def test_preview_writes_a_picture_of_every_array_and_a_map(campaign):
+    summary = run_preview(campaign, progress=SilentProgress())
+    written = {path.name for path in campaign.previews_path.iterdir()}
+    assert written == {f"{name}.png" for name in names} | {"overview.png", "map.html"}
+    assert len(summary.facts["pictures"]) == len(names) + 2
+    assert "32632-0320-1563-17312" in (campaign.previews_path / "map.html").read_text()
+
+
+@pytest.mark.parametrize("run", [run_preview, run_validate])
+def test_nothing_exported_yet(tmp_path, run):
+    from m3etl.campaign import CampaignConfig, create_campaign
+
+    empty = create_campaign(tmp_path / "empty", CampaignConfig())
+    with pytest.raises(NothingSelectedError, match="yet"):
+        run(empty, progress=SilentProgress())
