@@ -1,0 +1,360 @@
+"""Sends many requests at the pace that the service allows: a rate gate, concurrency that adapts, bounded bytes in
+flight, retries with full jitter, and one reaction to each kind of outcome. What a request is and where results go is
+the caller's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import queue
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
+
+max_bytes_in_flight = 384 * 1024 * 1024
+longest_wait_s = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The service's quota and how patient we are. base_wait_s: first back-off, doubled with every attempt, fully
+    jittered.
+    """
+
+    requests_per_second: float = 100.0
+    max_in_flight: int = 40
+    max_attempts: int = 6
+    base_wait_s: float = 1.0
+    max_bytes: int = max_bytes_in_flight
+    start_in_flight: int = 8
+    patience_s: float = 120.0
+
+
+@dataclass(slots=True, kw_only=True)
+class FlowCounts:
+    """What happened so far: requests sent, outcomes by kind, retries, bytes received, peak in flight."""
+
+    requests: int = 0
+    retries: int = 0
+    nbytes: int = 0
+    peak_in_flight: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+class AdaptiveLimit:
+    """How many requests may be in flight: doubles per round until the first refusal, then +1 per round and halves on
+    refusal.
+
+    A refusal of a request sent before the last decrease says nothing new and is ignored.
+    """
+
+    def __init__(self, *, maximum: int, start: int) -> None:
+        self._maximum = float(max(1, maximum))
+        self._limit = float(max(1, min(start, maximum)))
+        self._slow_start = True
+        self._decreased_at = -float("inf")
+
+    @property
+    def value(self) -> int:
+        """The limit now, at least 1."""
+        return int(self._limit)
+
+    def accepted(self) -> None:
+        """One more request went well."""
+        self._limit = min(self._maximum, self._limit + (1.0 if self._slow_start else 1.0 / self._limit))
+
+    def refused(self, *, sent_at: float, now: float, factor: float = 0.5) -> None:
+        """The service said that there were too many."""
+        if sent_at < self._decreased_at:
+            return
+        self._slow_start = False
+        self._decreased_at = now
+        self._limit = max(1.0, self._limit * factor)
+
+
+class RateGate:
+    """At most `per_second` requests in any second, evenly spaced; `pause` holds everything back for a while."""
+
+    def __init__(self, per_second: float) -> None:
+        self._interval = 1.0 / per_second
+        self._next = 0.0
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next request may go; 0 when it may go now."""
+        return max(0.0, self._next - now)
+
+    def take(self, now: float) -> None:
+        """A request goes now. Unused time is not saved up beyond a tenth of a second."""
+        self._next = max(self._next, now - 0.1) + self._interval
+
+    def pause(self, until: float) -> None:
+        """Nothing goes before `until`."""
+        self._next = max(self._next, until)
+
+
+class Sendable(Protocol):
+    """A request: `nbytes` is what its answer will take in memory."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+Request = TypeVar("Request", bound=Sendable)
+
+
+@dataclass(slots=True)
+class _Try(Generic[Request]):
+    request: Request
+    attempts: int = 0
+    refusals: int = 0
+    sent_at: float = 0.0
+
+
+class FlowStopped(Exception):  # noqa: N818 - ends a run; the caller decides what it means
+    """The run can't go on: login lost, or nothing has come through for a while. What was landed stays."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Flow(Generic[Request]):
+    """Runs requests to their end. One use per run.
+
+    send: called in worker threads, returns the checked answer or raises RequestFailed. land: called in one writer
+    thread with a batch of (request, answer), returns once they are durable. split: requests that replace one which is
+    too large or lacks a source, empty when nothing of it is left to ask for, None when it can't be split. give_up:
+    called in the coordinating thread for a request that has failed for good. on_tick: called there after every outcome.
+    """
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[Request], Any],
+        land: Callable[[Sequence[tuple[Request, Any]]], None],
+        split: Callable[[Request, Failure], Sequence[Request] | None],
+        give_up: Callable[[Request, Failure], None],
+        pace: Pace,
+        counts: FlowCounts | None = None,
+        stop: threading.Event | None = None,
+        on_tick: Callable[[int, FlowCounts], None] | None = None,
+        jitter: random.Random | None = None,
+    ) -> None:
+        self._send, self._land, self._split, self._give_up = send, land, split, give_up
+        self._pace = pace
+        self.counts = counts if counts is not None else FlowCounts()
+        self._stop = stop or threading.Event()
+        self._on_tick = on_tick
+        self._jitter = jitter or random.Random()
+        self._limit = AdaptiveLimit(maximum=pace.max_in_flight, start=pace.start_in_flight)
+        self._gate = RateGate(pace.requests_per_second)
+        self._ready: deque[_Try[Request]] = deque()
+        self._waiting: list[tuple[float, int, _Try[Request]]] = []
+        self._order = itertools.count()
+        self._finished: queue.SimpleQueue[tuple[_Try[Request], Any, Failure | None, BaseException | None]] = (
+            queue.SimpleQueue()
+        )
+        self._landing: queue.SimpleQueue[tuple[Request, Any, int] | None] = queue.SimpleQueue()
+        self._landed_error: BaseException | None = None
+        self._bytes = 0
+        self._bytes_lock = threading.Lock()
+        self._in_flight = 0
+        self._last_good = 0.0
+        self._stopped: FlowStopped | None = None
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Send everything and return when all of it has landed or was given up.
+
+        Raises FlowStopped when the run can't go on (after what was in flight has landed), and whatever `land` raised.
+        When `stop` is set, nothing new is sent and what is in flight lands; the call then returns.
+        """
+        source = iter(requests)
+        self._last_good = time.monotonic()
+        writer = threading.Thread(target=self._write, name="m3etl-land", daemon=True)
+        writer.start()
+        pool = ThreadPoolExecutor(max_workers=self._pace.max_in_flight, thread_name_prefix="m3etl-send")
+        try:
+            self._coordinate(source, pool)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self._take_finished(block_s=0.0)
+            self._landing.put(None)
+            writer.join()
+        if self._landed_error is not None:
+            raise self._landed_error
+        if self._stopped is not None:
+            raise self._stopped
+
+    def _coordinate(self, source: Iterator[Request], pool: ThreadPoolExecutor) -> None:
+        exhausted = False
+        while True:
+            draining = self._stop.is_set() or self._stopped is not None or self._landed_error is not None
+            if not draining:
+                exhausted = self._dispatch(source, pool, exhausted)
+            if self._in_flight == 0 and (draining or (exhausted and not self._ready and not self._waiting)):
+                return
+            self._take_finished(block_s=self._pause_s(draining))
+
+    def _dispatch(self, source: Iterator[Request], pool: ThreadPoolExecutor, exhausted: bool) -> bool:
+        now = time.monotonic()
+        while self._waiting and self._waiting[0][0] <= now:
+            self._ready.append(heapq.heappop(self._waiting)[2])
+        while self._in_flight < self._limit.value and self._gate.wait_s(now) <= 0:
+            if not self._ready:
+                if exhausted:
+                    break
+                item = next(source, None)
+                if item is None:
+                    exhausted = True
+                    break
+                self._ready.append(_Try(item))
+            if not self._reserve(self._ready[0].request.nbytes):
+                break
+            attempt = self._ready.popleft()
+            now = time.monotonic()
+            self._gate.take(now)
+            attempt.sent_at = now
+            self._in_flight += 1
+            self.counts.requests += 1
+            self.counts.peak_in_flight = max(self.counts.peak_in_flight, self._in_flight)
+            pool.submit(self._work, attempt)
+        return exhausted
+
+    def _reserve(self, nbytes: int) -> bool:
+        with self._bytes_lock:
+            if self._bytes and self._bytes + nbytes > self._pace.max_bytes:
+                return False
+            self._bytes += nbytes
+            return True
+
+    def _release(self, nbytes: int) -> None:
+        with self._bytes_lock:
+            self._bytes -= nbytes
+
+    def _work(self, attempt: _Try[Request]) -> None:
+        try:
+            self._finished.put((attempt, self._send(attempt.request), None, None))
+        except RequestFailed as failed:
+            self._finished.put((attempt, None, failed.failure, None))
+        except BaseException as error:
+            self._finished.put((attempt, None, None, error))
+
+    def _pause_s(self, draining: bool) -> float:
+        if draining:
+            return 0.2
+        now = time.monotonic()
+        due = [0.2]
+        if self._waiting:
+            due.append(self._waiting[0][0] - now)
+        if self._in_flight < self._limit.value:
+            due.append(self._gate.wait_s(now) or 0.05)
+        return max(0.0005, min(due))
+
+    def _take_finished(self, *, block_s: float) -> None:
+        try:
+            item = self._finished.get(timeout=block_s) if block_s > 0 else self._finished.get_nowait()
+        except queue.Empty:
+            return
+        while True:
+            self._settle(*item)
+            try:
+                item = self._finished.get_nowait()
+            except queue.Empty:
+                return
+
+    def _settle(
+        self, attempt: _Try[Request], answer: Any, failure: Failure | None, error: BaseException | None
+    ) -> None:
+        self._in_flight -= 1
+        now = time.monotonic()
+        request = attempt.request
+        if error is not None:
+            self._release(request.nbytes)
+            self._landed_error = self._landed_error or error
+            return
+        kind = failure.kind if failure else Kind.OK
+        self.counts.outcomes[str(kind)] += 1
+        if failure is None:
+            self._last_good = now
+            self._limit.accepted()
+            self._landing.put((request, answer, request.nbytes))
+        else:
+            self._release(request.nbytes)
+            self._react(attempt, failure, now)
+        if self._on_tick is not None:
+            self._on_tick(self._in_flight, self.counts)
+
+    def _react(self, attempt: _Try[Request], failure: Failure, now: float) -> None:
+        reaction = reactions[failure.kind]
+        if reaction is Reaction.STOP:
+            self._stopped = self._stopped or FlowStopped(failure)
+            return
+        if reaction is Reaction.SPLIT:
+            self._last_good = now
+            parts = self._split(attempt.request, failure)
+            if parts is None:
+                self._give_up(attempt.request, failure)
+            else:
+                self._ready.extend(_Try(part) for part in parts)
+            return
+        if reaction is Reaction.GIVE_UP:
+            self._last_good = now
+            self._give_up(attempt.request, failure)
+            return
+        self._retry(attempt, failure, reaction, now)
+
+    def _retry(self, attempt: _Try[Request], failure: Failure, reaction: Reaction, now: float) -> None:
+        if failure.kind is Kind.RATE:
+            self._limit.refused(sent_at=attempt.sent_at, now=now)
+        elif failure.kind is Kind.CAPACITY:
+            self._limit.refused(sent_at=attempt.sent_at, now=now, factor=0.8)
+        if failure.retry_after_s is not None:
+            self._gate.pause(now + min(failure.retry_after_s, longest_wait_s))
+        if reaction is Reaction.WAIT:
+            attempt.refusals += 1
+        else:
+            attempt.attempts += 1
+        if now - self._last_good > self._pace.patience_s:
+            self._stopped = self._stopped or FlowStopped(failure)
+            return
+        if attempt.attempts >= self._pace.max_attempts:
+            self._give_up(attempt.request, failure)
+            return
+        self.counts.retries += 1
+        tries = min(attempt.attempts + attempt.refusals, 10)
+        wait = self._jitter.random() * min(longest_wait_s, self._pace.base_wait_s * 2.0 ** (tries - 1))
+        heapq.heappush(self._waiting, (now + wait, next(self._order), attempt))
+
+    def _write(self) -> None:
+        while True:
+            item = self._landing.get()
+            batch = []
+            ended = item is None
+            if item is not None:
+                batch.append(item)
+            while not ended:
+                try:
+                    item = self._landing.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    ended = True
+                else:
+                    batch.append(item)
+            if batch and self._landed_error is None:
+                try:
+                    self._land([(request, answer) for request, answer, _ in batch])
+                except BaseException as error:
+                    self._landed_error = error
+            for _, _, nbytes in batch:
+                self._release(nbytes)
+            if ended:
+                return

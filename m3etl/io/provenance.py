@@ -1,0 +1,96 @@
+"""Where every stored array came from: one Parquet file per sealed shard, one row per chip and array."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from m3etl.errors import DamagedError
+from m3etl.io.segments import sync_directory, unwritable
+
+schema = pa.schema(
+    [
+        ("chip_id", pa.string()),
+        ("array", pa.string()),
+        ("scene_ids", pa.list_(pa.string())),
+        ("time", pa.timestamp("ms", tz="UTC")),
+        ("gap_days", pa.float64()),
+        ("valid_fraction", pa.float64()),
+        ("cloud_fraction", pa.float64()),
+        ("checksum", pa.string()),
+        ("status", pa.string()),
+        ("origin", pa.string()),
+        ("license", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenanceRow:
+    """One array of one chip. time_ms: of the first scene; gap_days: to the anchor; fractions over the chip; checksum:
+    sha256 hex.
+    """
+
+    chip_id: str
+    array: str
+    scene_ids: tuple[str, ...]
+    time: int | None
+    gap_days: float | None
+    valid_fraction: float | None
+    cloud_fraction: float | None
+    checksum: str | None
+    status: str
+    origin: str
+    license: str
+
+
+def provenance_file(directory: Path, shard: int) -> Path:
+    """The file of one shard."""
+    return directory / f"shard-{shard:06d}.parquet"
+
+
+def write_provenance(directory: Path, shard: int, rows: Sequence[ProvenanceRow]) -> None:
+    """Write the file of one shard, whole or not at all; equal rows give equal bytes."""
+    columns = {item.name: [getattr(row, item.name) for row in rows] for item in fields(ProvenanceRow)}
+    table = pa.table(columns, schema=schema)
+    path = provenance_file(directory, shard)
+    temporary = directory / f".{path.name}.tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_directory(directory)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise unwritable(directory, error) from error
+
+
+def read_provenance(directory: Path, shards: Sequence[int] | None = None) -> pd.DataFrame:
+    """Every row (of the named shards, or of all) in order of shard; an empty table where there is nothing yet.
+
+    Raises DamagedError for a file that is no provenance.
+    """
+    if shards is None:
+        paths = sorted(path for path in directory.glob("shard-*.parquet"))
+    else:
+        paths = [provenance_file(directory, shard) for shard in shards]
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pq.read_table(path, schema=schema))
+        except (OSError, pa.ArrowException) as error:
+            raise DamagedError(
+                f"cannot read {path}: {error}", hint="Restore it from a copy; `m3etl validate` lists what is missing."
+            ) from error
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

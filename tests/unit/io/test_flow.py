@@ -1,0 +1,239 @@
+"""The flow: everything lands once, limits hold, each kind of failure has its reaction."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+import pytest
+
+from m3etl.io.flow import AdaptiveLimit, Flow, FlowStopped, Pace, RateGate
+from m3etl.io.outcomes import Failure, Kind, RequestFailed
+
+
+@dataclass(frozen=True)
+class Ask:
+    name: str
+    nbytes: int = 1
+
+
+def failed(kind: Kind, **values) -> RequestFailed:
+    return RequestFailed(Failure(kind=kind, message=f"a {kind} failure", **values))
+
+
+class Rig:
+    """A flow over a function, and what came of it."""
+
+    def __init__(self, send, *, split=None, stop=None, **pace) -> None:
+        self.landed: list[tuple[str, object]] = []
+        self.given_up: list[tuple[str, Kind]] = []
+        settings = {"requests_per_second": 10_000, "base_wait_s": 0.002, "patience_s": 30.0, **pace}
+        self.flow = Flow(
+            send=send,
+            land=lambda batch: self.landed.extend((ask.name, answer) for ask, answer in batch),
+            split=split or (lambda ask, failure: None),
+            give_up=lambda ask, failure: self.given_up.append((ask.name, failure.kind)),
+            pace=Pace(**settings),
+            stop=stop,
+            jitter=random.Random(1),
+        )
+
+    def run(self, count: int) -> Rig:
+        self.flow.run(Ask(str(number)) for number in range(count))
+        return self
+
+
+def test_everything_lands_exactly_once():
+    rig = Rig(lambda ask: ask.name.upper()).run(300)
+    assert sorted(rig.landed) == sorted((str(number), str(number)) for number in range(300))
+    assert rig.flow.counts.requests == 300
+
+
+def test_passing_failures_are_retried_until_they_pass():
+    tries: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def send(ask):
+        with lock:
+            tries[ask.name] += 1
+            count = tries[ask.name]
+        kinds = [Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.WRONG]
+        if count <= int(ask.name) % 3:
+            raise failed(kinds[int(ask.name) % len(kinds)])
+        return count
+
+    rig = Rig(send).run(60)
+    assert len(rig.landed) == 60
+    assert not rig.given_up
+    assert rig.flow.counts.retries == sum(number % 3 for number in range(60))
+
+
+def test_nothing_deterministic_is_sent_twice():
+    def send(ask):
+        raise failed(Kind.DETERMINISTIC)
+
+    rig = Rig(send).run(20)
+    assert rig.flow.counts.requests == 20
+    assert sorted(rig.given_up) == sorted((str(number), Kind.DETERMINISTIC) for number in range(20))
+
+
+def test_a_request_is_quarantined_after_its_attempts():
+    def send(ask):
+        if ask.name == "3":
+            raise failed(Kind.TRANSIENT)
+        return 1
+
+    rig = Rig(send, max_attempts=4).run(10)
+    assert rig.given_up == [("3", Kind.TRANSIENT)]
+    assert rig.flow.counts.requests == 9 + 4
+
+
+def test_refusals_for_rate_do_not_count_as_attempts():
+    tries: Counter[str] = Counter()
+
+    def send(ask):
+        tries[ask.name] += 1
+        if tries[ask.name] < 8:
+            raise failed(Kind.RATE)
+        return 1
+
+    rig = Rig(send, max_attempts=2).run(1)
+    assert rig.landed == [("0", 1)]
+
+
+def test_a_request_that_is_too_large_is_split():
+    def send(ask):
+        if len(ask.name) > 1:
+            raise failed(Kind.TOO_LARGE)
+        return ask.name
+
+    def split(ask, failure):
+        return None if len(ask.name) < 2 else [Ask(ask.name[: len(ask.name) // 2]), Ask(ask.name[len(ask.name) // 2 :])]
+
+    rig = Rig(send, split=split)
+    rig.flow.run([Ask("abcd")])
+    assert sorted(name for name, _ in rig.landed) == list("abcd")
+
+
+def test_a_lost_login_stops_the_run_and_keeps_what_landed():
+    def send(ask):
+        if ask.name == "30":
+            raise failed(Kind.AUTH, status=401)
+        return 1
+
+    rig = Rig(send, max_in_flight=4, start_in_flight=4)
+    with pytest.raises(FlowStopped) as caught:
+        rig.run(1000)
+    assert caught.value.failure.kind is Kind.AUTH
+    assert 25 <= len(rig.landed) < 1000
+
+
+def test_a_dead_network_ends_the_run_instead_of_failing_every_chip():
+    def send(ask):
+        raise failed(Kind.NETWORK)
+
+    rig = Rig(send, patience_s=0.2, max_attempts=50)
+    with pytest.raises(FlowStopped):
+        rig.run(100)
+    assert not rig.given_up
+
+
+def test_stop_drains_what_is_in_flight():
+    stop = threading.Event()
+
+    def send(ask):
+        if ask.name == "5":
+            stop.set()
+        time.sleep(0.01)
+        return 1
+
+    rig = Rig(send, stop=stop, max_in_flight=4, start_in_flight=4).run(1000)
+    assert 5 <= len(rig.landed) <= 12
+    assert rig.flow.counts.requests == len(rig.landed)
+
+
+def test_an_error_of_ours_ends_the_run():
+    def send(ask):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Rig(send).run(10)
+
+
+def test_a_full_disk_ends_the_run():
+    def land(batch):
+        raise OSError(28, "No space left on device")
+
+    flow = Flow(
+        send=lambda ask: 1,
+        land=land,
+        split=lambda ask, failure: None,
+        give_up=lambda ask, failure: None,
+        pace=Pace(requests_per_second=10_000, max_in_flight=2, start_in_flight=2),
+    )
+    with pytest.raises(OSError, match="No space left"):
+        flow.run(Ask(str(number)) for number in range(100_000))
+    assert flow.counts.requests < 100_000
+
+
+def test_in_flight_and_bytes_are_bounded():
+    level = peak = 0
+    lock = threading.Lock()
+
+    def send(ask):
+        nonlocal level, peak
+        with lock:
+            level += 1
+            peak = max(peak, level)
+        time.sleep(0.002)
+        with lock:
+            level -= 1
+        return 1
+
+    rig = Rig(send, max_in_flight=7, start_in_flight=7)
+    rig.run(60)
+    assert 2 <= peak <= 7
+    peak = 0
+    bounded = Rig(send, max_in_flight=7, start_in_flight=7, max_bytes=250)
+    bounded.flow.run(Ask(str(number), nbytes=100) for number in range(30))
+    assert peak <= 2
+    assert len(bounded.landed) == 30
+
+
+def test_one_request_beyond_the_byte_bound_still_goes():
+    rig = Rig(lambda ask: 1, max_bytes=10)
+    rig.flow.run([Ask("big", nbytes=1000), Ask("small")])
+    assert len(rig.landed) == 2
+
+
+def test_limit_grows_and_halves_once_per_round():
+    limit = AdaptiveLimit(maximum=40, start=8)
+    for _ in range(100):
+        limit.accepted()
+    assert limit.value == 40
+    limit.refused(sent_at=1.0, now=2.0)
+    limit.refused(sent_at=1.5, now=2.1)
+    assert limit.value == 20
+    limit.accepted()
+    assert limit.value == 20
+    for _ in range(25):
+        limit.accepted()
+    assert limit.value == 21
+    for moment in range(3, 20):
+        limit.refused(sent_at=moment, now=moment + 0.5)
+    assert limit.value == 1
+
+
+def test_rate_gate_spaces_and_pauses():
+    gate = RateGate(100)
+    moment, sent = 50.0, []
+    for _ in range(500):
+        moment += gate.wait_s(moment)
+        gate.take(moment)
+        sent.append(moment)
+    assert all(later - earlier >= 1.0 - 1e-6 for earlier, later in zip(sent, sent[112:], strict=False))
+    gate.pause(moment + 3)
+    assert gate.wait_s(moment) == pytest.approx(3)
