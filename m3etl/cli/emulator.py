@@ -29,4 +29,11 @@ def serve(port: int, archive: Path | None, latency_ms: float, faults: Path | Non
     """Serve on a loopback port until interrupted."""
     from m3etl.emulator.server import serve as serve_forever
 
-    serve_forever(port=port, archive=archive, latency_ms=latency_ms, faults=faults, log=log)
+    serve_forever(
+        port=port,
+        archive=archive,
+        latency_ms=latency_ms,
+        faults=faults,
+        log=log,
+        on_ready=lambda url: click.echo(f"serving the embedded Earth Engine at {url} (Ctrl-C ends it)"),
+    )

@@ -18,8 +18,10 @@ def command(settings: Settings, overrides: tuple[str, ...]) -> None:
     from m3etl.cli.connection import prepare, source_from_environment
     from m3etl.cli.output import write_summaries
     from m3etl.cli.progress import make_progress
+    from m3etl.learn.settings import compose_config
     from m3etl.stages.pretrain import run_pretrain
 
+    compose_config(overrides)  # a wrong override is told before anything else runs
     progress = make_progress()
     campaign, summaries = prepare(settings, last="normalize", source=source_from_environment(), progress=progress)
     write_summaries(settings, [*summaries, run_pretrain(campaign, overrides=overrides, progress=progress)])

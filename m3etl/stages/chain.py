@@ -9,12 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from m3etl.campaign import Campaign, CampaignConfig, EarthEngineConfig, create_campaign, open_campaign, save_config
+from m3etl.campaign import (
+    Campaign,
+    CampaignConfig,
+    EarthEngineConfig,
+    create_campaign,
+    locked,
+    open_campaign,
+    save_config,
+)
 from m3etl.errors import InputError, M3etlError
 from m3etl.stages.summary import Progress, Summary
 
 if TYPE_CHECKING:
     from m3etl.io.earthengine import Session
+    from m3etl.io.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +108,16 @@ def draw_plan(campaign: Campaign, *, ecoregions: Path | None = None, progress: P
     if ecoregions is not None:
         from m3etl.io.ecoregions import read_ecoregions as read_file
 
-        return run_sample(campaign, ecoregions=read_file(ecoregions), progress=progress)
+        table = read_file(ecoregions)
+        with locked(campaign):
+            return run_sample(campaign, ecoregions=table, progress=progress)
     from m3etl.io.earthengine import read_ecoregions
 
     with open_source(campaign) as session:
         progress.say("reading the ecoregions (RESOLVE/ECOREGIONS/2017) from Earth Engine")
         table = read_ecoregions(session)
-    return run_sample(campaign, ecoregions=table, progress=progress)
+    with locked(campaign):
+        return run_sample(campaign, ecoregions=table, progress=progress)
 
 
 @contextlib.contextmanager
@@ -169,16 +181,29 @@ def _lacks_plan(campaign: Campaign) -> str:
 
 
 def _lacks_export(campaign: Campaign) -> str:
-    if campaign.store_path.exists():
-        return ""
-    return "" if campaign.ledger_path.exists() else "nothing is exported yet"
+    if not campaign.ledger_path.exists():
+        return "nothing is exported yet"
+    with _ledger(campaign) as ledger:
+        sealed = ledger.shard_counts()[1] + len(ledger.ready_shards())
+    return "" if sealed else "no shard is exported whole yet"
 
 
 def _lacks_tiles(campaign: Campaign) -> str:
     if not campaign.store_path.exists():
         return "nothing is cut into chips yet"
-    landed = campaign.raw_path.is_dir() and any(path.is_file() for path in campaign.raw_path.rglob("*"))
-    return "some of what has landed is not sealed yet" if landed else ""
+    with _ledger(campaign) as ledger:
+        return "some of what has landed is not sealed yet" if ledger.ready_shards() else ""
+
+
+@contextlib.contextmanager
+def _ledger(campaign: Campaign) -> Iterator[Ledger]:
+    from m3etl.io.ledger import open_ledger
+
+    ledger = open_ledger(campaign.ledger_path)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
 
 
 def _lacks_statistics(campaign: Campaign) -> str:
