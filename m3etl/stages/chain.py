@@ -157,6 +157,8 @@ def export_pixels(campaign: Campaign, progress: Progress, **selection: Any) -> S
     """Run `export` in a session of its own; `selection` is passed on (region, modalities, retry_failed, dry_run)."""
     from m3etl.stages.export import run_export
 
+    if selection.get("dry_run"):
+        return run_export(campaign, session=None, progress=progress, **selection)
     with open_source(campaign) as session:
         return run_export(campaign, session=session, progress=progress, **selection)
 
