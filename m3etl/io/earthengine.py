@@ -1,0 +1,280 @@
+"""The connection to Earth Engine through the vendor's own client: login, endpoints, deadlines, and one error type
+with a kind.
+
+The client keeps its state in the process, so one session is open at a time. Its own retries are off: outcomes are
+handled by `io.flow`, which knows what may be retried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from m3etl.errors import AuthenticationError, InputError, MissingExtraError, RemoteError
+from m3etl.io.outcomes import Failure, Kind, RequestFailed, classify
+
+if TYPE_CHECKING:
+    import geopandas
+
+loopback_project = "m3etl-local"
+page_rows = 1000  # computeFeatures pages, https://developers.google.com/earth-engine/reference/rest/v1
+_pool_size = 64
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """An initialised client. api: the vendor's module; url: where requests go; embedded: our own child serves them.
+
+    local: the server is on this machine, so images that are not synthetic come from an archive.
+    """
+
+    api: Any
+    url: str
+    project: str
+    embedded: bool
+    local: bool
+    requests: int = 0
+    _tag: str = ""
+    _high_volume: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def compute_value(self, expression: Any, tag: str = "m3etl-plan") -> Any:
+        """The value of an expression as JSON-like Python objects. Raises RequestFailed."""
+        with self._lock:
+            self.requests += 1
+            if tag != self._tag:
+                self.api.data.setWorkloadTag(tag)
+                self._tag = tag
+        with translated(self.api):
+            return self.api.data.computeValue(expression)
+
+    def compute_pixels(self, request: Mapping[str, Any]) -> bytes:
+        """The body of one computePixels request. Raises RequestFailed; what the bytes hold is for the caller to
+        check.
+        """
+        with self._lock:
+            self.requests += 1
+        with translated(self.api):
+            body = self.api.data.computePixels(dict(request))
+        return bytes(body)
+
+    def compute_features(self, collection: Any, tag: str = "m3etl-plan") -> Iterator[dict[str, Any]]:
+        """Every feature of a collection as GeoJSON, page by page. Raises RequestFailed."""
+        token: str | None = None
+        while True:
+            request: dict[str, Any] = {"expression": collection, "pageSize": page_rows, "workloadTag": tag}
+            if token:
+                request["pageToken"] = token
+            with self._lock:
+                self.requests += 1
+            with translated(self.api):
+                page = self.api.data.computeFeatures(request)
+            yield from page.get("features", [])
+            token = page.get("nextPageToken")
+            if not token:
+                return
+
+    def use_high_volume(self) -> None:
+        """Send what follows to the endpoint for many small requests (the real service only): pixels belong there."""
+        if self.url or self._high_volume:
+            return
+        with translated(self.api):
+            self.api.Initialize(url=self.api.data.HIGH_VOLUME_API_BASE_URL, project=self.project or None)
+        _widen_pool(self.api)
+        self._high_volume = True
+
+
+@contextlib.contextmanager
+def open_session(
+    *,
+    url: str,
+    project: str,
+    archive: Path | None = None,
+    state_dir: Path | None = None,
+    need_high_volume: bool = False,
+    deadline_s: float = 330.0,
+) -> Iterator[Session]:
+    """An open session, closed at the end of the block.
+
+    url: "" for the real service with the vendor's login, "embedded" for the embedded Earth Engine as a child of this
+    process (with `archive` over its planet, its operations kept in `state_dir`), or an http address. Loopback
+    addresses need no login. Raises AuthenticationError without a usable login, RemoteError where the server can't be
+    reached, MissingExtraError without the vendor's client.
+    """
+    api = _load_client()
+    with contextlib.ExitStack() as stack:
+        address, embedded = url.rstrip("/"), url == "embedded"
+        if embedded:
+            from m3etl.emulator.process import start_embedded
+
+            server = stack.enter_context(start_embedded(state_dir=state_dir, archive=archive))
+            address = server.url.rstrip("/")
+        elif archive is not None:
+            raise InputError(
+                f"an archive ({archive}) was given, but the data comes from {address or 'the real Earth Engine'}",
+                hint="Archives belong to the embedded Earth Engine: use `--ee-url embedded`.",
+            )
+        local = bool(address) and is_loopback(address)
+        stack.callback(api.Reset)
+        api.Reset()
+        _initialize(api, address, project, local=local)
+        api.data.setMaxRetries(0)
+        api.data.setDeadline(deadline_s * 1000)
+        _widen_pool(api)
+        session = Session(
+            api=api,
+            url=address,
+            project=project or (loopback_project if local else ""),
+            embedded=embedded,
+            local=local,
+        )
+        if need_high_volume:
+            session.use_high_volume()
+        yield session
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _load_client() -> Any:
+    try:
+        import ee
+    except ImportError as error:
+        raise MissingExtraError(
+            "the Earth Engine client is not installed", hint="Install it with `pip install 'm3etl[ee]'`."
+        ) from error
+    return ee
+
+
+def _initialize(api: Any, url: str, project: str, *, local: bool) -> None:
+    if local:
+        _skip_catalogue_download()
+        _bypass_proxy()
+    try:
+        if local:
+            api.Initialize(credentials=None, url=url, project=project or loopback_project)
+        else:
+            api.Initialize(url=url or None, project=project or None)
+    except (ConnectionError, TimeoutError) as error:
+        raise RemoteError(
+            f"cannot reach Earth Engine at {url or 'its public address'}: {_reason(error)}",
+            hint="Is the address right and the server running?" if url else "Is this machine online? Run again then.",
+        ) from error
+    except api.EEException as error:
+        raise AuthenticationError(
+            f"Earth Engine refused to start: {_reason(error)}",
+            hint="Log in with `earthengine authenticate` and name your project with --ee-project, "
+            "or work without an account: --ee-url embedded.",
+        ) from error
+    except Exception as error:
+        if not _is_login_problem(error):
+            raise
+        raise AuthenticationError(
+            f"no usable login for Earth Engine: {_reason(error)}",
+            hint="Run `earthengine authenticate`, or work without an account: --ee-url embedded.",
+        ) from error
+
+
+def _skip_catalogue_download() -> None:
+    # Initialize would fetch a list of deprecated assets from a public address, without any timeout.
+    from ee import deprecation
+
+    deprecation._FetchDataCatalogStac = lambda: {}
+
+
+def _bypass_proxy() -> None:
+    # The client honours HTTP_PROXY for every address; a server on this machine is not behind one.
+    hosts = [item for item in os.environ.get("NO_PROXY", "").split(",") if item]
+    os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost", "::1"]))
+
+
+def _widen_pool(api: Any) -> None:
+    # The client's HTTP session keeps 10 connections; 40 requests in flight would reconnect all the time.
+    session = getattr(api.data._get_state(), "requests_session", None)
+    if session is None:
+        return
+    from requests.adapters import HTTPAdapter
+
+    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_pool_size)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+
+
+def _is_login_problem(error: Exception) -> bool:
+    return type(error).__module__.split(".")[0] == "google"
+
+
+@contextlib.contextmanager
+def translated(api: Any) -> Iterator[None]:
+    """Turn what the client raises into RequestFailed with its kind; the client itself drops the HTTP status."""
+    try:
+        yield
+    except api.EEException as error:
+        raise RequestFailed(_of_client_error(error)) from error
+    except TimeoutError as error:
+        raise RequestFailed(
+            Failure(kind=Kind.NETWORK, message=f"no answer within the deadline: {_reason(error)}")
+        ) from error
+    except ConnectionError as error:
+        raise RequestFailed(Failure(kind=Kind.NETWORK, message=f"connection lost: {_reason(error)}")) from error
+    except (TypeError, ValueError, KeyError) as error:
+        # A page or half an answer with status 200 where JSON was expected.
+        failure = Failure(kind=Kind.TRANSIENT, message=f"the answer is not what was asked for: {_reason(error)}")
+        raise RequestFailed(failure) from error
+    except Exception as error:
+        if not _is_login_problem(error):
+            raise
+        raise RequestFailed(Failure(kind=Kind.AUTH, message=_reason(error))) from error
+
+
+def _of_client_error(error: Exception) -> Failure:
+    cause = error.__context__
+    response = getattr(cause, "resp", None)
+    if response is None:
+        return classify(400, str(error))
+    content = getattr(cause, "content", b"")
+    body = content.decode("utf-8", "replace") if isinstance(content, bytes) else str(content)
+    text = str(error)
+    if '"reason"' in body and "ateLimitExceeded" in body:
+        text += " (rate limit)"
+    return classify(int(response.status), text, dict(response))
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def read_ecoregions(session: Session, *, simplify_m: float = 0.0) -> geopandas.GeoDataFrame:
+    """`RESOLVE/ECOREGIONS/2017` as a table in longitude and latitude, geometries simplified by the server on request.
+
+    Raises RemoteError where the service does not answer.
+    """
+    import geopandas
+
+    api = session.api
+    collection = api.FeatureCollection("RESOLVE/ECOREGIONS/2017")
+    if simplify_m > 0:
+        collection = collection.map(lambda item: item.simplify(simplify_m))
+    try:
+        features = list(session.compute_features(collection))
+    except RequestFailed as failed:
+        raise RemoteError(
+            f"cannot read RESOLVE/ECOREGIONS/2017: {failed.failure.message}",
+            hint="Run again, or give the ecoregions as a file with --ecoregions.",
+        ) from failed
+    return geopandas.GeoDataFrame.from_features(features, crs="EPSG:4326")

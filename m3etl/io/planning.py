@@ -1,0 +1,422 @@
+"""The two planning questions of a batch of chips, each one `value:compute`: which Sentinel-2 scenes are there and how
+do they look over the chip, and what else belongs to the anchors that were chosen.
+
+Expressions are built with the session's client (`api`); nothing here imports it. Bands that an image may lack are
+looked up by name over a masked stand-in, so a missing quality band is "unknown" and never an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from m3etl.io.recipes import ChipGrid
+from m3etl.spec.modality import ArraySpec, Temporal
+from m3etl.spec.scenes import (
+    Candidate,
+    PassImage,
+    climate_bands,
+    day_ms,
+    months_until,
+    other_level_days,
+    year_of,
+)
+
+level_collections: Mapping[str, str] = {"l2a": "COPERNICUS/S2_SR_HARMONIZED", "l1c": "COPERNICUS/S2_HARMONIZED"}
+cloud_score_collection = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
+cloudy_below = 0.6  # cs_cdf; 0.6 is the catalogue page's own recommendation for clear pixels
+score_gsd_m = 60.0
+cloudy_scl = (3, 8, 9, 10)  # shadow, cloud of medium and high probability, cirrus
+qa60_bits = (1 << 10) | (1 << 11)  # opaque cloud, cirrus
+most_passes = 12
+most_composite_images = 400
+static_recipes_of_collections = frozenset({"worldcover"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One chip's question about Sentinel-2: levels, a window of time [start, end) in ms, and the wished moment, if
+    any.
+    """
+
+    chip: ChipGrid
+    levels: tuple[str, ...]
+    start_ms: int
+    end_ms: int
+    wish_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """A chip with its anchor: time, system:index ("" without a scene), other level to look for, year of yearly
+    composites.
+    """
+
+    chip: ChipGrid
+    lon: float
+    lat: float
+    time_ms: int
+    index: str
+    year: tuple[int, int]
+    month: tuple[int, int]
+    other_level: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageList:
+    """Images that a composite or map is made of: ids in order of time, time of the first, licences, whether any is
+    synthetic.
+    """
+
+    scene_ids: tuple[str, ...] = ()
+    time_ms: int | None = None
+    licenses: tuple[str, ...] = ()
+    synthetic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """What belongs to one anchor, as the service answered."""
+
+    other: tuple[Candidate, ...] = ()
+    passes: Mapping[str, tuple[PassImage, ...]] = field(default_factory=dict)
+    composites: Mapping[str, ImageList] = field(default_factory=dict)
+    months: Mapping[tuple[int, int], Sequence[float | None]] = field(default_factory=dict)
+    climate: ImageList = field(default_factory=ImageList)
+    cloud_scores: ImageList = field(default_factory=ImageList)
+    classifications: ImageList = field(default_factory=ImageList)
+
+
+def scenes_expression(api: Any, wanted: Sequence[Wanted], *, candidates: int) -> Any:
+    """For each chip: per level the scored scenes, at most `candidates`, the least cloudy granules first (for chips with
+    a wished moment: the nearest to it). All questions of one batch ask for the same levels.
+    """
+    levels = _same([item.levels for item in wanted])
+    dated = _same([item.wish_ms is not None for item in wanted])
+    features = [
+        _feature(api, item.chip, {"start": item.start_ms, "end": item.end_ms, "wish": item.wish_ms or 0})
+        for item in wanted
+    ]
+
+    def ask(element: Any) -> Any:
+        chip = _Chip(api, element)
+        answer = {}
+        for level in levels:
+            found = chip.images(level_collections[level]).filterDate(chip.date("start"), chip.date("end"))
+            ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
+            answer[level] = ranked.limit(candidates).toList(candidates).map(chip.scored)
+        return api.Dictionary(answer)
+
+    return api.List(features).map(ask)
+
+
+def read_scenes(wanted: Sequence[Wanted], answer: Any) -> list[list[Candidate]]:
+    """The candidates of each chip from the answer to `scenes_expression`, in the order of `wanted`."""
+    if not isinstance(answer, list) or len(answer) != len(wanted):
+        raise ValueError(f"asked about {len(wanted)} chips, the answer has {_length(answer)}")
+    return [
+        [_candidate(level, rank, item) for level in levels_of.levels for rank, item in enumerate(found.get(level, []))]
+        for levels_of, found in zip(wanted, answer, strict=True)
+    ]
+
+
+def companions_expression(
+    api: Any, anchored: Sequence[Anchored], specs: Sequence[ArraySpec], *, gap_days: float
+) -> Any:
+    """For each anchor: Sentinel-1 images near it, ids of yearly composites and maps, monthly climate, the other
+    level's scenes.
+    """
+    recipes = {spec.recipe for spec in specs}
+    levels = sorted({item.other_level for item in anchored if item.other_level})
+    features = [
+        _feature(
+            api,
+            item.chip,
+            {
+                "lon": item.lon,
+                "lat": item.lat,
+                "time": item.time_ms,
+                "index": item.index,
+                "year_start": item.year[0],
+                "year_end": item.year[1],
+                "month_start": _month_ms(months_until(*item.month)[0]),
+                "month_end": _month_ms(_next(item.month)),
+            },
+        )
+        for item in anchored
+    ]
+
+    def ask(element: Any) -> Any:
+        chip = _Chip(api, element)
+        answer: dict[str, Any] = {}
+        for spec in specs:
+            if spec.recipe == "sentinel1":
+                answer[spec.name] = chip.passes(spec, gap_days)
+            elif spec.temporal is Temporal.YEAR:
+                yearly = chip.images(spec.source[0]).filterDate(chip.date("year_start"), chip.date("year_end"))
+                answer[spec.name] = chip.listed(yearly)
+            elif spec.recipe in static_recipes_of_collections:
+                answer[spec.name] = chip.listed(chip.images(spec.source[0]))
+            elif spec.temporal is Temporal.STATIC:
+                answer[spec.name] = api.List([chip.described(api.Image(source)) for source in spec.source])
+        if "era5" in recipes:
+            source = next(spec.source[0] for spec in specs if spec.recipe == "era5")
+            answer["climate"] = chip.climate(source)
+        if "sentinel2_cloud" in recipes:
+            answer["cloud_scores"] = chip.listed(chip.of_index(cloud_score_collection))
+            classified = chip.of_index(level_collections["l2a"]).map(_with_band_names)
+            answer["classifications"] = chip.listed(classified.filter(api.Filter.listContains("m3etl_bands", "SCL")))
+        for level in levels:
+            answer[f"other_{level}"] = chip.others(level)
+        return api.Dictionary(answer)
+
+    return api.List(features).map(ask)
+
+
+def read_companions(anchored: Sequence[Anchored], specs: Sequence[ArraySpec], answer: Any) -> list[Companions]:
+    """The companions of each anchor from the answer to `companions_expression`, in the order of `anchored`."""
+    if not isinstance(answer, list) or len(answer) != len(anchored):
+        raise ValueError(f"asked about {len(anchored)} anchors, the answer has {_length(answer)}")
+    return [_companions(item, specs, found) for item, found in zip(anchored, answer, strict=True)]
+
+
+class _Chip:
+    """Server-side questions about one chip; `element` is a feature with the chip's square and its numbers."""
+
+    def __init__(self, api: Any, element: Any) -> None:
+        self._api = api
+        self._feature = api.Feature(element)
+        self._square = self._feature.geometry()
+        self._crs = api.Projection(self._feature.get("crs"))
+
+    def number(self, name: str) -> Any:
+        return self._feature.getNumber(name)
+
+    def date(self, name: str) -> Any:
+        return self._api.Date(self.number(name))
+
+    def images(self, collection: str) -> Any:
+        return self._api.ImageCollection(collection).filterBounds(self._square)
+
+    def of_index(self, collection: str) -> Any:
+        index = self._feature.getString("index")
+        return self.images(collection).filter(self._api.Filter.eq("system:index", index))
+
+    def by_distance(self, images: Any, name: str) -> Any:
+        """Images, the nearest in time to a moment first."""
+
+        def set_distance(image: Any) -> Any:
+            return image.set("m3etl_distance", image.getNumber("system:time_start").subtract(self.number(name)).abs())
+
+        return images.map(set_distance).sort("m3etl_distance")
+
+    def mean(self, image: Any, scale: float) -> Any:
+        return image.reduceRegion(
+            reducer=self._api.Reducer.mean(), geometry=self._square, crs=self._crs, scale=scale, maxPixels=1e7
+        )
+
+    def described(self, image: Any) -> Any:
+        return self._api.Dictionary(
+            {
+                "index": image.get("system:index"),
+                "time": image.get("system:time_start"),
+                "license": image.get("license"),
+                "synthetic": image.get("synthetic"),
+            }
+        )
+
+    def scored(self, element: Any) -> Any:
+        """One Sentinel-2 scene and the means over the chip of valid, and of cloudy by each source that exists."""
+        api = self._api
+        image = api.Image(element)
+        bands = _named(api, image, ["B4", "SCL", "QA60"])
+        index = image.getString("system:index")
+        scores = self.images(cloud_score_collection).filter(api.Filter.eq("system:index", index)).select(["cs_cdf"])
+        absent = api.Image.constant([0]).rename(["cs_cdf"]).selfMask()
+        cdf = api.ImageCollection([absent]).merge(scores).mosaic()
+        scl = bands.select(["SCL"])
+        valid = bands.select(["B4"]).mask().unmask(0, False).rename(["valid"])
+        cloudy = scl.remap(list(cloudy_scl), [1] * len(cloudy_scl), 0).updateMask(scl.neq(0)).rename(["scl"])
+        opaque = bands.select(["QA60"]).toUint16().bitwiseAnd(qa60_bits).neq(0).rename(["qa60"])
+        means = self.mean(
+            valid.addBands(cdf.lt(cloudy_below).rename(["cs"])).addBands(cloudy).addBands(opaque), score_gsd_m
+        )
+        return self.described(image).combine({"means": means, "has_score": scores.size().gt(0)})
+
+    def passes(self, spec: ArraySpec, gap_days: float) -> Any:
+        """Sentinel-1 images of a spec's orbit pass near the anchor, nearest first, with their share of the chip."""
+        api = self._api
+        orbit_pass = "ASCENDING" if spec.name.endswith("_asc") else "DESCENDING"
+        gap = min(gap_days, spec.max_gap_days)
+        time = self.number("time")
+        near = (
+            self.images(spec.source[0])
+            .filterDate(api.Date(time.subtract(gap * day_ms)), api.Date(time.add(gap * day_ms + 1)))
+            .filter(api.Filter.eq("instrumentMode", "IW"))
+            .filter(api.Filter.eq("orbitProperties_pass", orbit_pass))
+        )
+
+        def describe(element: Any) -> Any:
+            image = api.Image(element)
+            observed = image.select([0]).mask().unmask(0, False).rename(["covered"])
+            return self.described(image).combine(
+                {
+                    "orbit": image.get("relativeOrbitNumber_start"),
+                    "polarisations": image.get("transmitterReceiverPolarisation"),
+                    "means": self.mean(observed, score_gsd_m),
+                }
+            )
+
+        return self.by_distance(near, "time").limit(most_passes).toList(most_passes).map(describe)
+
+    def listed(self, images: Any) -> Any:
+        """Indices and times of images in order of time, and the distinct licences."""
+        ordered = images.sort("system:time_start").limit(most_composite_images)
+        return self._api.Dictionary(
+            {
+                "indices": ordered.aggregate_array("system:index"),
+                "times": ordered.aggregate_array("system:time_start"),
+                "licenses": ordered.aggregate_array("license").distinct(),
+                "synthetic": ordered.aggregate_array("synthetic").distinct(),
+            }
+        )
+
+    def climate(self, collection: str) -> Any:
+        """Monthly values of the 12 months that end with the anchor's, at the chip's centre."""
+        api = self._api
+        point = api.Geometry.Point([self.number("lon"), self.number("lat")])
+        months = api.ImageCollection(collection).filterDate(self.date("month_start"), self.date("month_end"))
+
+        def describe(element: Any) -> Any:
+            image = api.Image(element)
+            values = image.select(list(climate_bands)).reduceRegion(reducer=api.Reducer.first(), geometry=point)
+            return self.described(image).combine({"values": values})
+
+        return months.sort("system:time_start").toList(13).map(describe)
+
+    def others(self, level: str) -> Any:
+        """Scenes of the other level around the anchor, nearest first: the same acquisition, else the nearest."""
+        api = self._api
+        time, gap = self.number("time"), other_level_days * day_ms
+        near = self.images(level_collections[level]).filterDate(
+            api.Date(time.subtract(gap)), api.Date(time.add(gap + 1))
+        )
+        return self.by_distance(near, "time").limit(4).toList(4).map(self.scored)
+
+
+def _same(values: Sequence[Any]) -> Any:
+    if any(value != values[0] for value in values):
+        raise ValueError(f"the chips of one batch ask for different things: {sorted(map(str, set(values)))}")
+    return values[0]
+
+
+def _named(api: Any, image: Any, bands: list[str]) -> Any:
+    absent = api.Image.constant([0] * len(bands)).rename(bands).selfMask()
+    return absent.addBands(image, None, True).select(bands)
+
+
+def _with_band_names(image: Any) -> Any:
+    return image.set("m3etl_bands", image.bandNames())
+
+
+def _feature(api: Any, chip: ChipGrid, numbers: Mapping[str, Any]) -> Any:
+    crs = f"EPSG:{chip.epsg}"
+    corners = [chip.xmin, chip.ymax - chip.chip_m, chip.xmin + chip.chip_m, chip.ymax]
+    square = api.Geometry.Rectangle(corners, crs, False)
+    return api.Feature(square, {"crs": crs, **numbers})
+
+
+def _month_ms(month: tuple[int, int]) -> int:
+    return round(datetime(month[0], month[1], 1, tzinfo=UTC).timestamp() * 1000)
+
+
+def _next(month: tuple[int, int]) -> tuple[int, int]:
+    return (month[0] + 1, 1) if month[1] == 12 else (month[0], month[1] + 1)
+
+
+def _length(answer: Any) -> str:
+    return str(len(answer)) if isinstance(answer, list) else type(answer).__name__
+
+
+def _candidate(level: str, rank: int, item: Mapping[str, Any]) -> Candidate:
+    means = item["means"]
+    cloud = next((means[name] for name in ("cs", "scl", "qa60") if means.get(name) is not None), None)
+    return Candidate(
+        level=level,
+        scene_id=f"{level_collections[level]}/{item['index']}",
+        index=str(item["index"]),
+        time_ms=round(item["time"]),
+        rank=rank,
+        valid=_fraction(means.get("valid")) or 0.0,
+        cloud=_fraction(cloud),
+        has_cloud_score=bool(item.get("has_score")),
+        license=str(item.get("license") or ""),
+        synthetic=bool(item.get("synthetic")),
+    )
+
+
+def _fraction(value: float | None) -> float | None:
+    # Rounded so that a decision never hangs on the last bit of a mean.
+    return None if value is None else round(min(1.0, max(0.0, float(value))), 6)
+
+
+def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, Any]) -> Companions:
+    passes, composites = {}, {}
+    for spec in specs:
+        if spec.recipe == "sentinel1":
+            passes[spec.name] = tuple(_pass_image(spec.source[0], image) for image in found[spec.name])
+        elif spec.temporal is Temporal.YEAR or spec.recipe in static_recipes_of_collections:
+            composites[spec.name] = _image_list(spec.source[0], found[spec.name])
+        elif spec.temporal is Temporal.STATIC:
+            composites[spec.name] = _map_list(spec.source, found[spec.name])
+    months = found.get("climate", [])
+    other = [
+        _candidate(item.other_level, rank, scene)
+        for rank, scene in enumerate(found.get(f"other_{item.other_level}", []) if item.other_level else [])
+    ]
+    climate_source = next((spec.source[0] for spec in specs if spec.recipe == "era5"), "")
+    return Companions(
+        other=tuple(other),
+        passes=passes,
+        composites=composites,
+        months={year_of(month["time"]): tuple(month["values"].get(band) for band in climate_bands) for month in months},
+        climate=_map_list([f"{climate_source}/{month['index']}" for month in months], months),
+        cloud_scores=_image_list(cloud_score_collection, found.get("cloud_scores", {})),
+        classifications=_image_list(level_collections["l2a"], found.get("classifications", {})),
+    )
+
+
+def _pass_image(collection: str, image: Mapping[str, Any]) -> PassImage:
+    orbit = image.get("orbit")
+    return PassImage(
+        scene_id=f"{collection}/{image['index']}",
+        time_ms=round(image["time"]),
+        orbit=-1 if orbit is None else int(orbit),
+        polarisations=tuple(image.get("polarisations") or ()),
+        coverage=_fraction(image["means"].get("covered")) or 0.0,
+        license=str(image.get("license") or ""),
+        synthetic=bool(image.get("synthetic")),
+    )
+
+
+def _image_list(collection: str, found: Mapping[str, Any]) -> ImageList:
+    indices = found.get("indices", [])
+    times = found.get("times", [])
+    return ImageList(
+        scene_ids=tuple(f"{collection}/{index}" for index in indices),
+        time_ms=round(times[0]) if times else None,
+        licenses=tuple(sorted(str(item) for item in found.get("licenses", []) if item)),
+        synthetic=any(bool(item) for item in found.get("synthetic", [])),
+    )
+
+
+def _map_list(scene_ids: Sequence[str], described: Sequence[Mapping[str, Any]]) -> ImageList:
+    times = [item["time"] for item in described if item.get("time") is not None]
+    return ImageList(
+        scene_ids=tuple(scene_ids),
+        time_ms=round(min(times)) if times else None,
+        licenses=tuple(sorted({str(item["license"]) for item in described if item.get("license")})),
+        synthetic=any(bool(item.get("synthetic")) for item in described),
+    )

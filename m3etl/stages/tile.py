@@ -1,0 +1,234 @@
+"""Seals what has landed: chips of a final shard, in order of row, become one shard of the store and one file of
+provenance.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from m3etl.campaign import Campaign, locked
+from m3etl.errors import DamagedError, NothingSelectedError
+from m3etl.io.ledger import ChipRecord, ChipState, Ledger, open_ledger
+from m3etl.io.pixels import Array, arrays_of, final_status
+from m3etl.io.plan import read_plan
+from m3etl.io.provenance import ProvenanceRow, write_provenance
+from m3etl.io.recipes import ChipGrid
+from m3etl.io.segments import read_record, remove_segment, segment_numbers
+from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
+from m3etl.spec.catalog import find_array
+from m3etl.spec.jobs import ArrayStatus
+from m3etl.spec.modality import ArraySpec, Shape, valid_of
+from m3etl.stages.summary import Progress, Summary
+
+place_columns = ("chip_id", "lon", "lat", "epsg", "xmin", "ymax", "split")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What is fixed at the first export: the arrays in order and the chips per shard."""
+
+    specs: Mapping[str, ArraySpec]
+    shard_chips: int
+
+
+def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
+    """Seal every shard whose chips are all final. Doing it again changes nothing.
+
+    Raises NothingSelectedError where nothing was exported yet, DamagedError where landed bytes are not what they were.
+    """
+    started = time.monotonic()
+    if not campaign.ledger_path.exists():
+        raise NothingSelectedError("nothing was exported yet", hint="Run `m3etl export` first.")
+    with locked(campaign):
+        ledger = open_ledger(campaign.ledger_path)
+        try:
+            sealer = Sealer(campaign, ledger, read_layout_of(ledger))
+            ready = ledger.ready_shards()
+            progress.start("tile", len(ready))
+            chips = 0
+            for shard in ready:
+                chips += sealer.seal(shard)
+                progress.advance(1, chips=chips)
+            sealer.finish()
+            progress.finish()
+            _, sealed = ledger.shard_counts()
+            waiting = ledger.counts().get(ChipState.LANDED, 0)
+        finally:
+            ledger.close()
+    return Summary(
+        stage="tile",
+        done=chips,
+        skipped=waiting,
+        seconds=time.monotonic() - started,
+        facts={"shards sealed now": len(ready), "shards sealed": sealed, "chips waiting for their shard": waiting},
+    )
+
+
+def read_layout_of(ledger: Ledger) -> Layout:
+    """The layout recorded in the ledger; DamagedError where there is none."""
+    names, shard_chips = ledger.read_meta("arrays"), ledger.read_meta("shard_chips")
+    if names is None or shard_chips is None:
+        raise DamagedError("the ledger names no arrays", hint="Run `m3etl export`, which fixes them.")
+    return Layout(specs={name: find_array(name) for name in names}, shard_chips=int(shard_chips))
+
+
+class Sealer:
+    """Seals shards of one campaign, one after the other."""
+
+    def __init__(self, campaign: Campaign, ledger: Ledger, layout: Layout) -> None:
+        self._campaign = campaign
+        self._ledger = ledger
+        self._layout = layout
+        self._places: pd.DataFrame | None = None
+        self._created = False
+
+    def seal(self, shard: int) -> int:
+        """Seal one final shard and record it; returns its chips. What a killed run left of it is finished, not
+        redone.
+        """
+        campaign, layout = self._campaign, self._layout
+        records = self._ledger.shard_records(shard, shard_chips=layout.shard_chips)
+        self._create()
+        rows: list[ProvenanceRow] = []
+        fractions: dict[tuple[str, str], float] = {}
+        chips = self._chips(records, fractions)
+        checksums = seal_shard(campaign.store_path, shard, chips)
+        for record in records:
+            rows += self._provenance(record, checksums, fractions)
+        write_provenance(campaign.provenance_path, shard, rows)
+        if records:
+            grow_store(campaign.store_path, max(self._ledger.row_end(), records[-1].row + 1))
+        self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
+        return len(records)
+
+    def finish(self) -> None:
+        """Remove raw segments that hold nothing which is not sealed (unless they are to be kept)."""
+        if self._campaign.config.store.keep_raw:
+            return
+        used = self._ledger.segments_in_use()
+        for number in segment_numbers(self._campaign.raw_path):
+            if number not in used:
+                remove_segment(self._campaign.raw_path, number)
+
+    def _create(self) -> None:
+        if self._created:
+            return
+        campaign, layout = self._campaign, self._layout
+        create_store(
+            campaign.store_path,
+            tuple(layout.specs.values()),
+            chip_m=campaign.chip_m,
+            shard_chips=layout.shard_chips,
+            codec=campaign.config.store.codec,
+        )
+        self._created = True
+
+    def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:
+        for record in records:
+            place = self._place(record.chip_id)
+            arrays = {} if record.state is ChipState.FAILED else self._arrays(record, place)
+            for name, values in arrays.items():
+                fractions[record.chip_id, name] = valid_fraction(self._layout.specs[name], values)
+            yield SealedChip(
+                row=record.row,
+                chip_id=record.chip_id,
+                lon=float(place["lon"]),
+                lat=float(place["lat"]),
+                epsg=int(place["epsg"]),
+                xmin=float(place["xmin"]),
+                ymax=float(place["ymax"]),
+                split=str(place["split"]),
+                arrays=arrays,
+            )
+
+    def _arrays(self, record: ChipRecord, place: Mapping[str, Any]) -> dict[str, Array]:
+        specs = self._layout.specs
+        found: dict[str, Array] = {
+            name: stored_vector(spec, record.scenes.arrays[name].values or ())
+            for name, spec in specs.items()
+            if spec.shape is Shape.VECTOR and record.scenes.arrays[name].values is not None
+        }
+        if record.place is None:
+            return found
+        chip_id, parts = read_record(self._campaign.raw_path, record.place)
+        if chip_id != record.chip_id:
+            raise DamagedError(
+                f"the landed bytes of {record.chip_id} belong to {chip_id}",
+                hint="Remove the raw directory and run `m3etl export` again.",
+            )
+        grid = ChipGrid(
+            chip_id=record.chip_id,
+            epsg=int(place["epsg"]),
+            xmin=float(place["xmin"]),
+            ymax=float(place["ymax"]),
+            chip_px=self._campaign.config.sample.chip_px,
+        )
+        return {**arrays_of(parts, specs, grid, record.statuses), **found}
+
+    def _provenance(
+        self,
+        record: ChipRecord,
+        checksums: Mapping[str, Mapping[str, str]],
+        fractions: Mapping[tuple[str, str], float],
+    ) -> Iterator[ProvenanceRow]:
+        for name, spec in self._layout.specs.items():
+            scenes = record.scenes.arrays[name]
+            fraction = fractions.get((record.chip_id, name), 0.0)
+            status = final_status(spec, scenes.status, record.statuses.get(name), fraction)
+            if record.state is ChipState.FAILED:
+                status = ArrayStatus.FAILED
+            yield ProvenanceRow(
+                chip_id=record.chip_id,
+                array=name,
+                scene_ids=scenes.scene_ids,
+                time=None if scenes.time is None else _milliseconds(scenes.time),
+                gap_days=scenes.gap_days,
+                valid_fraction=fraction,
+                cloud_fraction=scenes.cloud_fraction,
+                checksum=checksums.get(name, {}).get(record.chip_id),
+                status=str(status),
+                origin="planet" if scenes.synthetic else record.origin,
+                license=scenes.license,
+            )
+
+    def _place(self, chip_id: str) -> Mapping[str, Any]:
+        if self._places is None:
+            frame = read_plan(self._campaign.plan_path, columns=place_columns)
+            self._places = pd.DataFrame(frame).set_index("chip_id")
+        try:
+            found: dict[str, Any] = dict(self._places.loc[chip_id])
+        except KeyError as error:
+            raise DamagedError(
+                f"chip {chip_id} is in the ledger but not in the plan", hint="Restore chips.parquet from a copy."
+            ) from error
+        return found
+
+
+def stored_vector(spec: ArraySpec, values: Sequence[float | None]) -> Array:
+    """Physical numbers of a vector array as stored; fill where a number is absent."""
+    stored = np.full(len(spec.bands), spec.fill_value(), dtype=spec.dtype)
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        scaled = (value - spec.offset) / spec.scale
+        if not spec.stored_min - 1e-6 <= scaled <= spec.stored_max + 1e-6:
+            continue
+        stored[index] = round(scaled) if stored.dtype.kind in "iu" else scaled
+    return stored
+
+
+def valid_fraction(spec: ArraySpec, values: Array) -> float:
+    """Share of pixels with a value in any band (of features with a value, for a vector)."""
+    valid = valid_of(spec, values)
+    return round(float((valid.any(axis=0) if spec.shape is Shape.RASTER else valid).mean()), 6)
+
+
+def _milliseconds(text: str) -> int:
+    return round(datetime.fromisoformat(text).timestamp() * 1000)

@@ -1,0 +1,210 @@
+"""An Earth Engine in this process for the export stage: answers planning questions and pixel requests from hashes,
+with faults.
+
+Expressions are replaced by the questions themselves, so neither the vendor's client nor a server is needed. Every
+value follows from (array, band, scene ids, chip), so a swapped band, chip or scene shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pyproj import Transformer
+
+from m3etl.io.outcomes import Failure, RequestFailed
+from m3etl.io.pixels import PixelRequest
+from m3etl.io.recipes import check_fields, check_scale, chip_tag
+from m3etl.spec.jobs import field_name
+from m3etl.spec.modality import ArraySpec, Temporal, Values
+from m3etl.spec.scenes import climate_bands, day_ms, months_until, utc_ms
+
+Trouble = Callable[[str, Any, int], "bytes | Failure | None"]
+
+
+def fraction(*keys: Any) -> float:
+    """A number in [0, 1) that follows from the keys."""
+    digest = hashlib.sha256("|".join(map(str, keys)).encode()).digest()
+    return int.from_bytes(digest[:6], "little") / 2**48
+
+
+@dataclass(frozen=True)
+class Question:
+    """What stands in for an expression."""
+
+    kind: str
+    items: tuple[Any, ...]
+    specs: tuple[ArraySpec, ...] = ()
+
+
+@dataclass
+class FakeEarth:
+    """A session. lost: share of chips without any good scene; trouble(kind, subject, nth call) may return another
+    body or a failure.
+    """
+
+    lost: float = 0.0
+    trouble: Trouble | None = None
+    delay_s: float = 0.0
+    url: str = "fake"
+    local: bool = True
+    embedded: bool = True
+    api: Any = None
+    requests: int = 0
+    calls: Counter[str] = field(default_factory=Counter)
+    high_volume: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def use_high_volume(self) -> None:
+        self.high_volume = True
+
+    def compute_value(self, question: Question, tag: str = "") -> Any:
+        self._count("plan", question)
+        answer = self._scenes if question.kind == "scenes" else self._companions
+        return [answer(item, question.specs) for item in question.items]
+
+    def compute_pixels(self, request: PixelRequest) -> bytes:
+        time.sleep(self.delay_s)
+        replaced = self._count("pixels", request)
+        return replaced if replaced is not None else pixels(request)
+
+    def _count(self, kind: str, subject: Any) -> bytes | None:
+        with self._lock:
+            self.requests += 1
+            self.calls[kind] += 1
+            name = subject.job.chip.chip_id if kind == "pixels" else kind
+            self.calls[name] += 1
+            number = self.calls[name]
+        found = self.trouble(kind, subject, number) if self.trouble else None
+        if isinstance(found, Failure):
+            raise RequestFailed(found)
+        return found
+
+    def _scenes(self, wanted: Any, specs: Any) -> dict[str, list[dict[str, Any]]]:
+        return {level: self._level(wanted, level) for level in wanted.levels}
+
+    def _level(self, wanted: Any, level: str) -> list[dict[str, Any]]:
+        chip_id = wanted.chip.chip_id
+        if level == "l2a" and fraction(chip_id, "no l2a", wanted.start_ms) < 0.3:
+            return []
+        is_lost = fraction(chip_id, "lost") < self.lost
+        scenes = []
+        for number in range(5):
+            share = fraction(chip_id, number, wanted.start_ms)
+            cloud = 0.3 + 0.7 * share if is_lost or number == 0 else 0.1 * share
+            time_ms = round(wanted.start_ms + share * (wanted.end_ms - wanted.start_ms - 1))
+            scenes.append(
+                {
+                    "index": f"{chip_id}_{time_ms}",
+                    "time": float(time_ms),
+                    "license": None,
+                    "synthetic": True,
+                    "means": {"valid": 1.0, "cs": cloud, "scl": None, "qa60": None},
+                    "has_score": 1,
+                }
+            )
+        return scenes
+
+    def _companions(self, anchored: Any, specs: tuple[ArraySpec, ...]) -> dict[str, Any]:
+        chip_id = anchored.chip.chip_id
+        answer: dict[str, Any] = {}
+        for spec in specs:
+            if spec.recipe == "sentinel1":
+                answer[spec.name] = [] if fraction(chip_id, spec.name) < 0.3 else [self._pass(anchored, spec)]
+            elif spec.temporal is Temporal.YEAR or spec.recipe == "worldcover":
+                answer[spec.name] = self._list([f"{chip_id}_{number}" for number in range(3)])
+            elif spec.temporal is Temporal.STATIC:
+                answer[spec.name] = [{"time": None, "license": None, "synthetic": True} for _ in spec.source]
+        answer["cloud_scores"] = self._list([anchored.index] if anchored.index else [])
+        answer["classifications"] = self._list([])
+        answer["climate"] = [self._month(month, chip_id) for month in months_until(*anchored.month)]
+        for level in ("l2a", "l1c"):
+            answer[f"other_{level}"] = []
+        return answer
+
+    def _pass(self, anchored: Any, spec: ArraySpec) -> dict[str, Any]:
+        time_ms = anchored.time_ms + round(day_ms * (1 + 10 * fraction(anchored.chip.chip_id, spec.name, "gap")))
+        return {
+            "index": f"{spec.name}_{time_ms}",
+            "time": float(time_ms),
+            "license": None,
+            "synthetic": True,
+            "orbit": 7,
+            "polarisations": ["VV", "VH"],
+            "means": {"covered": 1.0},
+        }
+
+    def _list(self, indices: list[str]) -> dict[str, Any]:
+        times = [utc_ms("2020-01-01T00:00:00Z") + number for number in range(len(indices))]
+        return {"indices": indices, "times": times, "licenses": [], "synthetic": [True] if indices else []}
+
+    def _month(self, month: tuple[int, int], chip_id: str) -> dict[str, Any]:
+        time_ms = utc_ms(f"{month[0]}-{month[1]:02d}-01T00:00:00Z")
+        values = {band: 270 + 20 * fraction(chip_id, month, band) for band in climate_bands[:3]}
+        values[climate_bands[3]] = fraction(chip_id, month)
+        return {
+            "index": f"{month[0]}{month[1]:02d}",
+            "time": time_ms,
+            "license": None,
+            "synthetic": 1,
+            "values": values,
+        }
+
+
+def pixels(request: PixelRequest) -> bytes:
+    """The NPY body of a request."""
+    window, chip = request.window, request.job.chip
+    rows, columns = np.mgrid[window.top : window.bottom, 0 : window.width]
+    fields: dict[str, Any] = {}
+    for name in request.arrays:
+        spec = request.job.specs[name]
+        scene_ids = request.job.scenes[name].scene_ids
+        for band in spec.bands:
+            fields[field_name(name, band)] = _band(spec, band, (chip.chip_id, *scene_ids), rows, columns)
+    if request.check:
+        x, y = chip.xmin + (columns + 0.5) * 10.0, chip.ymax - (rows + 0.5) * 10.0
+        lon, lat = Transformer.from_crs(f"EPSG:{chip.epsg}", "EPSG:4326", always_xy=True).transform(x, y)
+        tag = np.full(rows.shape, chip_tag(chip.chip_id))
+        for name, values in zip(check_fields, (lon * check_scale, lat * check_scale, tag), strict=True):
+            fields[name] = np.rint(values).astype(np.int32)
+    body = np.empty(rows.shape, dtype=[(name, values.dtype) for name, values in fields.items()])
+    for name, values in fields.items():
+        body[name] = values
+    stream = io.BytesIO()
+    np.save(stream, body)
+    return stream.getvalue()
+
+
+def _band(spec: ArraySpec, band: str, keys: tuple[Any, ...], rows: Any, columns: Any) -> Any:
+    if spec.recipe == "sentinel1" and band in ("HH", "HV"):
+        return np.full(rows.shape, spec.fill, dtype=spec.dtype)
+    start = fraction(spec.name, band, *keys)
+    wave = (start + (rows * 7 + columns * 3) % 101 / 101.0) % 1.0
+    if spec.values is Values.CLASSES:
+        codes = np.array([item.code for item in spec.classes])
+        return codes[(wave * len(codes)).astype(int)].astype(spec.dtype)
+    low, high = max(spec.stored_min, 0), min(spec.stored_max, 10_000)
+    values = np.rint(low + wave * (high - low)).astype(spec.dtype)
+    return np.where(columns < 3, np.dtype(spec.dtype).type(spec.fill), values) if spec.recipe == "sentinel1" else values
+
+
+def install(monkeypatch: Any) -> None:
+    """Let the export stage ask questions instead of building expressions."""
+    from m3etl.stages import fetching, planning
+
+    def scenes(api: Any, wanted: Any, *, candidates: int) -> Question:
+        return Question("scenes", tuple(wanted))
+
+    def companions(api: Any, anchored: Any, specs: Any, *, gap_days: float) -> Question:
+        return Question("companions", tuple(anchored), tuple(specs))
+
+    monkeypatch.setattr(planning, "scenes_expression", scenes)
+    monkeypatch.setattr(planning, "companions_expression", companions)
+    monkeypatch.setattr(fetching, "expression_of", lambda request: request)
