@@ -71,7 +71,8 @@ def _narrow_holes(shapes: npt.NDArray[np.object_], cell_m: int) -> npt.NDArray[n
     west, south, east, north = shapely.bounds(holes).reshape(-1, 4).T
     degree_km = np.radians(earth_radius_km)
     length_km = np.maximum((east - west) * np.cos(np.radians((south + north) / 2)), north - south) * degree_km
-    return holes[area_km2_of(holes) < length_km * cell_m / 1000.0]
+    narrow: npt.NDArray[np.object_] = holes[area_km2_of(holes) < length_km * cell_m / 1000.0]
+    return narrow
 
 
 def _zone_box(zone: int, south: float) -> BaseGeometry:
