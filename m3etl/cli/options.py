@@ -55,9 +55,9 @@ def parse_years(context: click.Context, parameter: click.Parameter, text: str | 
     """`2017:2020` or `2019` as an inclusive pair of years."""
     if text is None:
         return None
-    first, _, last = text.partition(":")
+    first, colon, last = text.partition(":")
     try:
-        years = int(first), int(last or first)
+        years = int(first), int(last if colon else first)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not FIRST:LAST, for example 2017:2020") from None
     if not 1980 <= years[0] <= years[1] <= 2100:

@@ -183,8 +183,8 @@ def _lacks_plan(campaign: Campaign) -> str:
 
 
 def _lacks_export(campaign: Campaign) -> str:
-    if not campaign.ledger_path.exists():
-        return "nothing is exported yet"
+    if not campaign.ledger_path.exists():  # a data set that was copied here has a store and no ledger
+        return "" if campaign.store_path.exists() else "nothing is exported yet"
     with _ledger(campaign) as ledger:
         sealed = ledger.shard_counts()[1] + len(ledger.ready_shards())
     return "" if sealed else "no shard is exported whole yet"
@@ -193,6 +193,8 @@ def _lacks_export(campaign: Campaign) -> str:
 def _lacks_tiles(campaign: Campaign) -> str:
     if not campaign.store_path.exists():
         return "nothing is cut into chips yet"
+    if not campaign.ledger_path.exists():
+        return ""
     with _ledger(campaign) as ledger:
         return "some of what has landed is not sealed yet" if ledger.ready_shards() else ""
 

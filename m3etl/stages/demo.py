@@ -1,0 +1,153 @@
+"""The whole chain on the embedded Earth Engine, in minutes on a laptop: a rehearsal with pictures, and a smoke test."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from m3etl.campaign import Campaign, CampaignConfig, EarthEngineConfig, SampleConfig, open_campaign, write_atomically
+from m3etl.stages.chain import draw_plan, export_pixels, reread, start_campaign
+from m3etl.stages.summary import Progress, Summary
+
+chips_per_biome = 8
+demo_config = CampaignConfig(
+    sample=SampleConfig(chips=14 * chips_per_biome), earthengine=EarthEngineConfig(url="embedded")
+)
+
+# Cases that a draw over the biomes would hardly meet: case, lon, lat, day of the anchor.
+special_places: tuple[tuple[str, float, float, str], ...] = (
+    ("coast", -4.75, 48.38, "2019-06-15"),
+    ("coast", 12.62, 55.67, "2018-07-20"),
+    ("coast", -43.18, -22.98, "2019-04-10"),
+    ("night-side winter", 25.7, 70.6, "2019-12-21"),
+    ("night-side winter", 68.5, 69.5, "2018-12-25"),
+    ("night-side winter", -155.0, 70.2, "2020-01-02"),
+    ("missing orbit", 133.5, -24.5, "2018-08-01"),
+    ("missing orbit", -60.0, -15.0, "2019-08-01"),
+    ("missing orbit", 100.0, 62.0, "2019-07-01"),
+)
+
+
+def run_demo(directory: Path, *, progress: Progress) -> Summary:
+    """Run every stage in `directory`, from `sample` to `evaluate`; what is done already is not done again.
+
+    Returns one summary with the figures of all stages: chips, requests per chip, bytes, valid fractions, losses before
+    and after, probe scores beside their floors, pictures.
+    """
+    from m3etl.stages.evaluate import run_evaluate
+    from m3etl.stages.normalize import run_normalize
+    from m3etl.stages.pretrain import run_pretrain
+    from m3etl.stages.preview import run_preview
+    from m3etl.stages.tile import run_tile
+    from m3etl.stages.validate import run_validate
+
+    started = time.monotonic()
+    campaign, _ = start_campaign(directory, demo_config, ecoregions=None, progress=progress)
+    campaign = _export_all(campaign, progress)
+    run_tile(campaign, progress=progress)
+    run_normalize(campaign, progress=progress)
+    preview = run_preview(campaign, progress=progress)
+    audit = run_validate(campaign, progress=progress)
+    trained = run_pretrain(campaign, progress=progress)
+    probed = run_evaluate(campaign, progress=progress)
+    return Summary(
+        stage="demo",
+        done=int((audit.facts or {}).get("chips", 0)),
+        failed=audit.failed,
+        seconds=time.monotonic() - started,
+        facts=_facts(campaign, preview, audit, trained, probed),
+    )
+
+
+def _export_all(campaign: Campaign, progress: Progress) -> Campaign:
+    """The balanced draw, and then the special places as a second generation of the same data set."""
+    from m3etl.io.plan import read_plan
+
+    export_pixels(campaign, progress)
+    if "case" not in read_plan(campaign.plan_path).columns:
+        points = campaign.root / "special-places.geojson"
+        write_atomically(points, _geojson(special_places))
+        draw_plan(_of_points(campaign, points), progress=progress)
+    points_campaign = _of_points(reread(campaign), campaign.root / "special-places.geojson")
+    export_pixels(points_campaign, progress)
+    return open_campaign(campaign.root)
+
+
+def _of_points(campaign: Campaign, points: Path) -> Campaign:
+    """The campaign as it draws points instead of biomes; what campaign.toml says stays."""
+    sample = replace(campaign.config.sample, strategy="points", points=str(points))
+    return campaign.with_config(sample=sample)
+
+
+def _geojson(places: Sequence[tuple[str, float, float, str]]) -> bytes:
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"case": case, "date": date},
+            "geometry": {"type": "Point", "coordinates": [lon, lat]},
+        }
+        for case, lon, lat, date in places
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features}, indent=1).encode()
+
+
+def _facts(campaign: Campaign, preview: Summary, audit: Summary, trained: Summary, probed: Summary) -> dict[str, Any]:
+    from m3etl.spec.catalog import modality_names
+    from m3etl.stages.status import read_status
+
+    status = read_status(campaign)
+    pictures = [*preview.facts.get("pictures", ()), *trained.facts.get("pictures", ())]
+    return {
+        "chips": audit.facts.get("chips"),
+        "modalities": len(modality_names),
+        "requests": status.facts["requests"],
+        "requests per chip": status.facts["requests per chip"],
+        "bytes received": status.facts["bytes received"],
+        "findings of the audit": audit.failed,
+        "training steps": trained.facts.get("steps"),
+        "run": trained.facts.get("run"),
+        "special places": _special_rows(campaign),
+        "valid fractions": _valid_rows(campaign),
+        "losses": _loss_rows(trained.facts),
+        "probes": probed.facts.get("probes", []),
+        "pictures": [{"picture": path} for path in pictures],
+    }
+
+
+def _valid_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """Per array: chips with an observation, and the mean valid fraction of those."""
+    from m3etl.io.provenance import read_provenance
+
+    record = read_provenance(campaign.provenance_path)
+    rows = []
+    for name, mine in record.groupby("array", sort=False):
+        observed = mine[mine["status"] == "ok"]
+        share = float(observed["valid_fraction"].mean()) if len(observed) else None
+        rows.append({"array": name, "chips": len(observed), "without": len(mine) - len(observed), "valid": share})
+    return rows
+
+
+def _special_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """Per special place: how much of what was observed there."""
+    from m3etl.io.plan import read_plan
+    from m3etl.io.provenance import read_provenance
+
+    plan = read_plan(campaign.plan_path)
+    record = read_provenance(campaign.provenance_path).set_index(["chip_id", "array"])["valid_fraction"]
+    rows = []
+    for chip in plan[plan["case"].notna()].itertuples():
+        valid = {name: record.get((chip.chip_id, name)) for name in _shown_arrays}
+        rows.append({"case": chip.case, "lon": round(chip.lon, 2), "lat": round(chip.lat, 2), **valid})
+    return rows
+
+
+_shown_arrays = ("sentinel2_l2a", "sentinel2_l1c", "sentinel1_asc", "sentinel1_desc", "canopy_height")
+
+
+def _loss_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    before, after = facts.get("loss_before", {}), facts.get("loss_after", {})
+    return [{"array": name, "loss before": before[name], "after": after.get(name)} for name in before]
