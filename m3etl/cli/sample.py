@@ -37,6 +37,7 @@ from m3etl.cli.options import Settings, earthengine_options, parse_years
 @click.pass_obj
 def command(
     settings: Settings,
+    /,
     ecoregions: Path | None,
     ee_url: str | None,
     ee_project: str | None,
