@@ -151,8 +151,9 @@ class Cells:
         return matches
 
     def _unwrapped(self, lon: Floats) -> Floats:
-        centre = self.centre_lonlat[0][:, None]
-        return centre + (lon - centre + 180.0) % 360.0 - 180.0
+        """Longitudes turned to within 180 degrees of the centre; others keep every bit, so neighbours share corners."""
+        away = lon - self.centre_lonlat[0][:, None]
+        return np.where(away > 180.0, lon - 360.0, np.where(away < -180.0, lon + 360.0, lon))
 
 
 def check_cell_size(cell_m: int) -> None:

@@ -180,6 +180,15 @@ def test_corners_go_round_and_stay_near_the_centre_at_the_antimeridian():
     assert lat[0, 3] > lat[0, 0]
 
 
+def test_neighbours_share_their_corners_to_the_last_bit():
+    column, row = (part.ravel() for part in np.meshgrid(np.arange(130, 150), np.arange(7000, 7020)))
+    cells = Cells(cell_m=1280, epsg=np.full(400, 32601), column=column, row=row)
+    lon, lat = (corner.reshape(20, 20, 4) for corner in cells.corners_lonlat())
+    assert np.array_equal(lon[:, 1:, 0] % 360, lon[:, :-1, 1] % 360)
+    assert np.array_equal(lon[1:, :, 0] % 360, lon[:-1, :, 3] % 360)
+    assert np.array_equal(lat[1:, 1:, 0], lat[:-1, :-1, 2])
+
+
 def test_affine_is_anchored_at_the_upper_left_corner():
     cell = parse_chip_id("32632-1280-0429-4956")
     assert cell.affine(0, 10.0) == (10.0, 0.0, 549120.0, 0.0, -10.0, 4957 * 1280.0)
