@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -165,6 +166,7 @@ def _initialize(api: Any, url: str, project: str, *, local: bool) -> None:
     if local:
         _skip_catalogue_download()
         _bypass_proxy()
+        _knock(url)
     try:
         if local:
             api.Initialize(credentials=None, url=url, project=project or loopback_project)
@@ -187,6 +189,18 @@ def _initialize(api: Any, url: str, project: str, *, local: bool) -> None:
         raise AuthenticationError(
             f"no usable login for Earth Engine: {_reason(error)}",
             hint="Run `earthengine authenticate`, or work without an account: --ee-url embedded.",
+        ) from error
+
+
+def _knock(url: str) -> None:
+    # The client would try for a minute before it says that nobody listens.
+    parts = urlsplit(url)
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 80), timeout=10.0).close()
+    except OSError as error:
+        raise RemoteError(
+            f"cannot reach Earth Engine at {url}: {error.strerror or error}",
+            hint="Is the address right and the server running?",
         ) from error
 
 

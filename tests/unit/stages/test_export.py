@@ -4,6 +4,7 @@ neither.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -574,7 +575,7 @@ def test_wall_to_wall_rows_keep_blocks_together(tmp_path):
     export(campaign, FakeEarth(), modalities=("month",))
     found = read_plan(campaign.plan_path).set_index("row").sort_index()
     blocks = list(zip(found["xmin"] // (8 * cell_m), found["ymin"] // (8 * cell_m), strict=True))
-    changes = sum(first != second for first, second in zip(blocks, blocks[1:], strict=False))
+    changes = sum(first != second for first, second in itertools.pairwise(blocks))
     assert changes == len(set(blocks)) - 1
 
 

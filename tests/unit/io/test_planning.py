@@ -1,0 +1,219 @@
+"""Planning questions through the real client: scores over the chip, unknown cloud, passes, composites, climate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes.scenery import Scene, left, session_over, top
+
+from m3etl.io.planning import Anchored, Wanted, companions_expression, read_companions, read_scenes, scenes_expression
+from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog import select_arrays
+from m3etl.spec.scenes import day_ms, utc_ms, year_window
+
+chip = ChipGrid(chip_id="32632-0640-0781-8281", epsg=32632, xmin=left, ymax=top, chip_px=64)
+far = ChipGrid(chip_id="32632-0640-0001-8281", epsg=32632, xmin=left - 200_000, ymax=top, chip_px=64)
+l2a, l1c = "COPERNICUS/S2_SR_HARMONIZED", "COPERNICUS/S2_HARMONIZED"
+scores = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
+june = utc_ms("2020-06-10T10:00:00Z")
+west_half = (left - 5000, top - 5000, left + 320, top + 5000)
+
+
+def west_of(edge, inside, outside):
+    return lambda x, y: np.where(x < left + edge, inside, outside)
+
+
+def optical(index, cloudy, *, day=0, level=l2a, bounds=None, **bands):
+    found = {"B4": ("uint16", lambda x, y: 100 + 0 * x), **bands}
+    options = {} if bounds is None else {"bounds": bounds}
+    return Scene(
+        f"{level}/{index}",
+        found,
+        time_ms=june + day * day_ms,
+        properties={"CLOUDY_PIXEL_PERCENTAGE": cloudy},
+        **options,
+    )
+
+
+def radar(index, *, day, direction="ASCENDING", mode="IW", bounds=None):
+    options = {} if bounds is None else {"bounds": bounds}
+    properties = {
+        "instrumentMode": mode,
+        "orbitProperties_pass": direction,
+        "relativeOrbitNumber_start": 44,
+        "transmitterReceiverPolarisation": ["VV", "VH"],
+    }
+    return Scene(
+        f"COPERNICUS/S1_GRD/{index}",
+        {"VV": ("float64", lambda x, y: -10 + 0 * x)},
+        time_ms=june + round(day * day_ms),
+        properties=properties,
+        **options,
+    )
+
+
+def month(year, number, temperature):
+    bands = {
+        "temperature_2m": ("float64", lambda x, y: temperature + 0 * x),
+        "temperature_2m_min": ("float64", lambda x, y: temperature - 5 + 0 * x),
+        "temperature_2m_max": ("float64", lambda x, y: temperature + 5 + 0 * x),
+        "total_precipitation_sum": ("float64", lambda x, y: np.where(x < left + 320 - 11132, 0.1, 0.1)),
+    }
+    start = utc_ms(f"{year}-{number:02d}-01T00:00:00Z")
+    index = f"{year}{number:02d}"
+    return Scene(f"ECMWF/ERA5_LAND/MONTHLY_AGGR/{index}", bands, time_ms=start, pixel_m=11_132.0)
+
+
+scenes = [
+    optical("scored", 40.0, QA60=("uint16", west_of(320, 1024, 0))),
+    Scene(f"{scores}/scored", {"cs_cdf": ("float64", west_of(160, 0.3, 0.9))}, time_ms=june),
+    optical("classified", 10.0, day=5, SCL=("uint8", west_of(480, 9, 4))),
+    optical("masked", 20.0, day=10, QA60=("uint16", west_of(320, 1 << 11, 0))),
+    optical("unknown", 30.0, day=15),
+    optical("partial", 50.0, day=20, bounds=west_half),
+    *(optical(f"cloudy{number}", 60.0 + number, day=30 + number) for number in range(8)),
+    optical("next year", 0.0, day=365),
+    optical("scored", 40.0, level=l1c),
+    radar("near", day=1),
+    radar("nearer but outside", day=0.5, bounds=(left - 5000, top - 5000, left - 100, top + 5000)),
+    radar("half", day=-2, bounds=west_half),
+    radar("too late", day=31),
+    radar("other pass", day=0.2, direction="DESCENDING"),
+    radar("other mode", day=0.1, mode="EW"),
+    *(
+        Scene(
+            f"GOOGLE/DYNAMICWORLD/V1/{year}_{number}",
+            {"label": ("uint8", lambda x, y: 1 + 0 * x)},
+            time_ms=start + number,
+        )
+        for year in (2019, 2020, 2021)
+        for start in [year_window(year)[0]]
+        for number in range(3)
+    ),
+    Scene(
+        "ESA/WorldCover/v100/map", {"Map": ("uint8", lambda x, y: 10 + 0 * x)}, time_ms=utc_ms("2020-01-01T00:00:00Z")
+    ),
+    Scene(
+        "projects/sat-io/open-datasets/ASTER/GDEM", {"b1": ("int16", lambda x, y: 0 * x)}, properties={"license": "X"}
+    ),
+    Scene("users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1", {"b1": ("uint8", lambda x, y: 0 * x)}),
+    Scene("users/nlang/ETH_GlobalCanopyHeightSD_2020_10m_v1", {"b1": ("uint8", lambda x, y: 0 * x)}),
+    *(month(2019 + (5 + number) // 12, (5 + number) % 12 + 1, 270.0 + number) for number in range(14)),
+]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    with session_over(scenes, tmp_path_factory.mktemp("state")) as opened:
+        yield opened
+
+
+def ask_scenes(session, wanted, candidates=8):
+    answer = session.compute_value(scenes_expression(session.api, wanted, candidates=candidates))
+    return read_scenes(wanted, answer)
+
+
+def wanted(grid=chip, levels=("l2a",), year=2020, **values):
+    start, end = year_window(year)
+    return Wanted(chip=grid, levels=levels, **{"start_ms": start, "end_ms": end, **values})
+
+
+def test_cloud_is_measured_over_the_chip(session):
+    (found,) = ask_scenes(session, [wanted()])
+    by_index = {item.index: item for item in found}
+    assert [item.rank for item in found] == list(range(8))
+    assert next(iter(by_index)) == "classified", "granules with little cloud come first"
+    assert by_index["scored"].cloud == pytest.approx(0.25, abs=0.08), "Cloud Score+ before QA60"
+    assert by_index["scored"].has_cloud_score
+    assert by_index["classified"].cloud == pytest.approx(0.75, abs=0.08)
+    assert by_index["masked"].cloud == pytest.approx(0.5, abs=0.08)
+    assert by_index["unknown"].cloud is None, "no quality band: unknown, not an error"
+    assert not by_index["unknown"].has_cloud_score
+    assert by_index["partial"].valid == pytest.approx(0.5, abs=0.08)
+    assert by_index["scored"].valid == 1.0
+    assert by_index["scored"].scene_id == f"{l2a}/scored"
+    assert by_index["scored"].time_ms == june
+    assert by_index["scored"].synthetic
+
+
+def test_years_are_half_open_and_places_apart(session):
+    here, later, there = ask_scenes(session, [wanted(), wanted(year=2021), wanted(far)])
+    assert len(here) == 8
+    assert [item.index for item in later] == ["next year"]
+    assert there == []
+
+
+def test_a_wished_moment_ranks_by_distance_over_both_levels(session):
+    question = wanted(levels=("l2a", "l1c"), wish_ms=june + day_ms, start_ms=june - day_ms, end_ms=june + 12 * day_ms)
+    (found,) = ask_scenes(session, [question], candidates=2)
+    assert [(item.level, item.index) for item in found] == [("l2a", "scored"), ("l2a", "classified"), ("l1c", "scored")]
+
+
+def test_one_batch_asks_one_thing(session):
+    with pytest.raises(ValueError, match="different things"):
+        scenes_expression(session.api, [wanted(), wanted(levels=("l1c",))], candidates=8)
+
+
+def ask_companions(session, *, time_ms=june, index="scored", other="", when=(2020, 6), modalities=()):
+    specs = select_arrays(modalities)
+    anchored = [
+        Anchored(
+            chip=chip,
+            lon=9.0043,
+            lat=47.853,
+            time_ms=time_ms,
+            index=index,
+            year=year_window(when[0]),
+            month=when,
+            other_level=other,
+        )
+    ]
+    answer = session.compute_value(companions_expression(session.api, anchored, specs, gap_days=30.0))
+    return read_companions(anchored, specs, answer)[0]
+
+
+def test_companions_of_an_anchor(session):
+    found = ask_companions(session, other="l1c")
+    ascending = [item.scene_id.rpartition("/")[2] for item in found.passes["sentinel1_asc"]]
+    assert ascending == ["near", "half"], "within the gap, of this pass and mode, meeting the chip, the nearest first"
+    assert [item.coverage for item in found.passes["sentinel1_asc"]] == [1.0, pytest.approx(0.5, abs=0.08)]
+    assert found.passes["sentinel1_asc"][0].orbit == 44
+    assert found.passes["sentinel1_asc"][0].polarisations == ("VV", "VH")
+    assert [item.scene_id.rpartition("/")[2] for item in found.passes["sentinel1_desc"]] == ["other pass"]
+    labels = found.composites["dynamic_world"]
+    assert labels.scene_ids == tuple(f"GOOGLE/DYNAMICWORLD/V1/2020_{number}" for number in range(3))
+    assert labels.time_ms == year_window(2020)[0]
+    assert labels.synthetic
+    assert found.composites["worldcover"].scene_ids == ("ESA/WorldCover/v100/map",)
+    assert found.composites["aster_elevation"].licenses == ("X",)
+    assert len(found.composites["canopy_height"].scene_ids) == 2
+    assert [item.index for item in found.other] == ["scored"]
+    assert found.cloud_scores.scene_ids == (f"{scores}/scored",)
+    assert found.classifications.scene_ids == (), "the anchor has no SCL"
+
+
+def test_climate_is_the_twelve_months_that_end_with_the_anchors(session):
+    found = ask_companions(session, modalities=("era5_temperature", "era5_precipitation"))
+    assert sorted(found.months) == [(2019 + (6 + item) // 12, (6 + item) % 12 + 1) for item in range(12)]
+    assert found.months[(2020, 6)][0] == pytest.approx(282.0)
+    assert found.months[(2019, 7)][1] == pytest.approx(266.0)
+    assert found.climate.scene_ids[0] == "ECMWF/ERA5_LAND/MONTHLY_AGGR/201907"
+
+
+def test_classification_of_the_same_acquisition_is_found(session):
+    found = ask_companions(session, index="classified", modalities=("sentinel2",))
+    assert found.classifications.scene_ids == (f"{l2a}/classified",)
+    assert found.cloud_scores.scene_ids == ()
+
+
+def test_without_an_anchor_there_is_nothing_to_join(session):
+    found = ask_companions(session, index="", modalities=("sentinel2", "dynamic_world"))
+    assert found.cloud_scores.scene_ids == found.classifications.scene_ids == ()
+    assert len(found.composites["dynamic_world"].scene_ids) == 3
+
+
+def test_an_answer_for_other_chips_is_refused():
+    with pytest.raises(ValueError, match="asked about 1 chips"):
+        read_scenes([wanted()], [])
+    with pytest.raises(ValueError, match="asked about 1 chips, the answer has str"):
+        read_scenes([wanted()], "busy")
