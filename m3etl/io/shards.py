@@ -22,11 +22,13 @@ from m3etl.errors import DamagedError, InputError
 blosc.use_threads = False  # the frame depends on the number of threads inside; our own threads work on whole chunks
 
 Array = npt.NDArray[Any]
-Bytes = bytes | bytearray | memoryview
 
 codec_names = ("zstd", "fast", "none")
 missing_mark = 2**64 - 1  # offset and length of a chunk that is all fill, by the specification
 checksum_bytes = 4
+whole_residue = 0x48674BC7  # crc32c of any data followed by its own crc32c: one pass checks a chunk without a copy
+least_chunk_bytes = {True: 16 + checksum_bytes, False: checksum_bytes}  # by compressed: a blosc header has 16 bytes
+_unpack_size = struct.Struct("<I").unpack_from
 _compressors = {"zstd": ("zstd", 3), "fast": ("lz4", 5)}  # levels: measured best ratio per decoding second
 
 
@@ -71,25 +73,24 @@ class ChunkCodec:
             payload = little.tobytes()
         return payload + checksum(payload)
 
-    def decode_into(self, chunk: Bytes, values: Array) -> None:
+    def decode_into(self, chunk: bytes, values: Array) -> None:
         """Write the chunk's values into `values` (C-contiguous, of the codec's dtype); ValueError if damaged."""
-        raw = np.frombuffer(chunk, np.uint8)
-        if raw.size <= checksum_bytes or checksum(raw[:-checksum_bytes]) != raw[-checksum_bytes:].tobytes():
+        compressed = self.profile in _compressors
+        if len(chunk) < least_chunk_bytes[compressed] or google_crc32c.value(chunk) != whole_residue:
             raise ValueError("its checksum is wrong")
-        payload = raw[:-checksum_bytes]
-        size = payload.size if self.profile not in _compressors else int(payload[4:8].view("<u4")[0])
+        size = _unpack_size(chunk, 4)[0] if compressed else len(chunk) - checksum_bytes  # bytes 4-7 of a blosc header
         if size != values.nbytes:
             raise ValueError(f"it holds {size} bytes of values, expected {values.nbytes}")
-        if self.profile in _compressors:
-            try:
-                blosc.decompress(payload, values)
-            except RuntimeError as error:
-                raise ValueError(f"it cannot be decompressed ({error})") from error
-        else:
-            values.reshape(-1).view(np.uint8)[:] = payload
+        if not compressed:
+            values.reshape(-1).view(np.uint8)[:] = np.frombuffer(chunk, np.uint8, size)
+            return
+        try:
+            blosc.decompress(chunk, values)  # the header says where the frame ends, before the checksum
+        except RuntimeError as error:
+            raise ValueError(f"it cannot be decompressed ({error})") from error
 
 
-def checksum(data: Bytes | Array) -> bytes:
+def checksum(data: bytes) -> bytes:
     """crc32c of `data` as four little-endian bytes."""
     return struct.pack("<I", google_crc32c.value(data))
 
@@ -140,16 +141,19 @@ class ShardWriter:
 
 
 class ShardFile:
-    """One shard file opened for reading: index in memory, chunks read by ranges. Safe to use from many threads."""
+    """One shard file opened for reading: index in memory, chunks read by ranges. Safe to use from many threads.
 
-    __slots__ = ("_descriptor", "_index", "path")
+    index: offset and length of each chunk, (chunk_count, 2), where it is known from an earlier opening.
+    """
 
-    def __init__(self, path: Path, chunk_count: int) -> None:
+    __slots__ = ("_descriptor", "index", "path")
+
+    def __init__(self, path: Path, chunk_count: int, index: Array | None = None) -> None:
         self.path = path
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._index = _read_index(path, self._descriptor, chunk_count)
+            self.index = _read_index(path, self._descriptor, chunk_count) if index is None else index
         except BaseException:
             self.close()
             raise
@@ -157,18 +161,16 @@ class ShardFile:
     @property
     def present(self) -> npt.NDArray[np.bool_]:
         """Which chunks are stored: bool (chunk_count,); the others are all fill."""
-        return np.asarray(self._index[:, 0] != missing_mark)
+        return np.asarray(self.index[:, 0] != missing_mark)
 
     def read(self, position: int) -> bytes | None:
         """The encoded chunk of `position`, None where it is all fill."""
-        offset, length = self._index[position].tolist()
-        if offset == missing_mark:
-            return None
-        return os.pread(self._descriptor, length, offset)
+        offset, length = self.index[position].tolist()
+        return None if offset == missing_mark else os.pread(self._descriptor, length, offset)
 
     def advise(self, position: int) -> None:
         """Ask the kernel to read this chunk ahead."""
-        offset, length = self._index[position].tolist()
+        offset, length = self.index[position].tolist()
         if offset != missing_mark:
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 

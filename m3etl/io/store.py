@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ max_shards = 9_000  # of one array, so that its directory stays below 10,000 fil
 max_shard_bytes = 2_000_000_000
 usual_shard_chips = 256
 least_shard_chips = 16
+most_indexes = 65_536  # kept in memory, 4 KB each at the usual shard size; open files are limited by the system
 
 
 def choose_shard_chips(planned_chips: int, specs: Sequence[ArraySpec], chip_m: float) -> int:
@@ -140,9 +140,10 @@ class ChipStore:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._files: OrderedDict[tuple[str, int], ShardFile] = OrderedDict()
+        self._files: dict[tuple[str, int], ShardFile] = {}
         self._vectors: dict[tuple[str, int], Array] = {}
-        self._most_files = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._indexes: dict[tuple[str, int], Array] = {}
+        self._most_files = min(4096, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
         self._codecs = {name: self.layout.chunk_codec(name) for name in self.layout.specs}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -325,21 +326,20 @@ class ChipStore:
     def _shard_file(self, array: str, shard: int) -> ShardFile | None:
         if os.getpid() != self._pid:
             self._reset()
-        key = (array, shard)
-        with self._lock:
-            file = self._files.get(key)
-            if file is not None:
-                self._files.move_to_end(key)
-                return file
+        file = self._files.get((array, shard))
+        if file is not None:
+            return file
         try:
-            file = ShardFile(self.shard_path(array, shard), self.shard_chips)
+            file = ShardFile(self.shard_path(array, shard), self.shard_chips, self._indexes.get((array, shard)))
         except FileNotFoundError:
             self._check_unsealed(array, shard)
             return None
         with self._lock:
-            self._files[key] = file
+            self._files[array, shard], self._indexes[array, shard] = file, file.index
             while len(self._files) > self._most_files:
-                self._files.popitem(last=False)  # closes when the last thread that reads it lets go
+                self._files.pop(next(iter(self._files)))  # closes when the last thread that reads it lets go
+            while len(self._indexes) > most_indexes:
+                self._indexes.pop(next(iter(self._indexes)))
         return file
 
     def _vector_chunk(self, array: str, shard: int) -> Array:

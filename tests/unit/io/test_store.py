@@ -453,3 +453,13 @@ def tree_bytes(root: Path) -> dict[str, bytes]:
         for path in sorted(root.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     }
+
+
+def test_few_open_files_are_enough(tmp_path):
+    chips = make_store(tmp_path / "s", few_specs[:3], count=12, shard_chips=1, missing=0.0)
+    store = open_store(tmp_path / "s")
+    store._most_files = 2
+    for row in (3, 9, 3, 0, 11, 9):
+        for spec in few_specs[:3]:
+            np.testing.assert_array_equal(store.read(spec.name, [row])[0], chips[row].arrays[spec.name])
+    assert len(store._files) == 2
