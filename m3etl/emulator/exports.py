@@ -12,16 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from m3etl.emulator import encode, tables
 from m3etl.emulator.messages import Account
 from m3etl.emulator.model import Grid, Projection, invalid
 from m3etl.emulator.operations import Running
-from m3etl.emulator.pixels import Evaluating, Layout, PixelRequest, find_layout
-from m3etl.emulator.work import Workers
+from m3etl.emulator.pixels import Counting, Evaluating, PixelRequest, Shape
 
 T = TypeVar("T")
+
+
+class Work(Protocol):
+    """Runs a function of the evaluator in a worker thread and charges what it costs."""
+
+    def __call__(self, account: Account, function: Callable[[Evaluating, Counting], T], limit_s: float | None) -> T: ...
+
 
 default_max_pixels = 100_000_000
 default_shard_px = 256
@@ -73,9 +79,8 @@ class _File:
 class Exporter:
     """Carries out export operations; `check` refuses at submission what the service refuses there."""
 
-    def __init__(self, evaluator: Callable[[], Evaluating], workers: Workers, state_dir: Path) -> None:
-        self._evaluator = evaluator
-        self._workers = workers
+    def __init__(self, work: Work, state_dir: Path) -> None:
+        self._run_work = work
         self._state_dir = state_dir
 
     def check(self, kind: str, request: Mapping[str, Any]) -> None:
@@ -102,7 +107,8 @@ class Exporter:
         request = running.request
         destination = self._destination(request)
         name = tables.check_format(str(_file_options(request).get("fileFormat") or ""))
-        features = self._work(running, lambda: self._evaluator().features(request["expression"]))
+        expression = request["expression"]
+        features = self._work(running, lambda evaluator, usage: evaluator.features(expression, usage=usage))
         path = destination.path(tables.suffixes[name])
         with _replacing(path) as temporary:
             temporary.write_bytes(tables.encode_table(features, name, request.get("selectors"), path.stem))
@@ -113,16 +119,16 @@ class Exporter:
         destination = self._destination(running.request)
         options = _image_options(running.request)
         pixels = PixelRequest(expression=running.request["expression"])
-        layout = self._work(running, lambda: find_layout(self._evaluator(), pixels))
-        _check_image(layout, options)
-        files = list(plan_files(layout, options))
+        shape = self._work(running, pixels.shape)
+        _check_image(shape, options)
+        files = list(plan_files(shape, options))
         total = sum(file.width * file.height for file in files)
         done = 0
         for file in files:
             path = destination.path(f"{file.suffix}.tif")
             if path.name not in running.operation.files:
                 report = partial(_report_share, running, done / total, file.width * file.height / total)
-                self._write_file(running, pixels, layout, options, file, path, report)
+                self._write_file(running, pixels, shape, options, file, path, report)
             done += file.width * file.height
             running.report(done / total, file=path.name)
         running.operation.uris = [destination.uri]
@@ -131,7 +137,7 @@ class Exporter:
         self,
         running: Running,
         pixels: PixelRequest,
-        layout: Layout,
+        shape: Shape,
         options: ImageOptions,
         file: _File,
         path: Path,
@@ -140,18 +146,18 @@ class Exporter:
         import rasterio
         from rasterio.windows import Window
 
-        dtype = next(iter(layout.dtypes.values()))
-        profile = encode.geotiff_profile(_window(layout.grid, file.column, file.row, file.width, file.height), 1, dtype)
-        profile |= {"count": len(layout.dtypes), "nodata": options.nodata} | _tiling(options, file)
+        dtype = next(iter(shape.dtypes.values()))
+        profile = encode.geotiff_profile(_window(shape.grid, file.column, file.row, file.width, file.height), 1, dtype)
+        profile |= {"count": len(shape.dtypes), "nodata": options.nodata} | _tiling(options, file)
         missing = options.nodata if options.nodata is not None else (0.0 if dtype.kind in "iu" else float("nan"))
         anything = False
         with _replacing(path) as temporary:
             with rasterio.open(temporary, "w", **profile) as target:
-                target.descriptions = tuple(layout.dtypes)
-                blocks = list(_blocks(file, layout, options.shard_px))
+                target.descriptions = tuple(shape.dtypes)
+                blocks = list(_blocks(file, shape, options.shard_px))
                 for index, (column, row, width, height) in enumerate(blocks):
-                    grid = _window(layout.grid, file.column + column, file.row + row, width, height)
-                    raster = self._work(running, partial(pixels.evaluate, self._evaluator(), grid))
+                    grid = _window(shape.grid, file.column + column, file.row + row, width, height)
+                    raster = self._work(running, partial(pixels.evaluate, grid=grid))
                     anything = anything or any(bool(valid.any()) for valid in raster.valid.values())
                     target.write(encode.stack(raster, dtype, missing), window=Window(column, row, width, height))
                     report((index + 1) / len(blocks))
@@ -160,9 +166,9 @@ class Exporter:
             if options.skip_empty and not anything:
                 temporary.unlink()
 
-    def _work(self, running: Running, function: Callable[[], T]) -> T:
+    def _work(self, running: Running, function: Callable[[Evaluating, Counting], T]) -> T:
         account = Account()
-        value = self._workers.run(function, account=account, limit_s=_block_limit_s)
+        value = self._run_work(account, function, _block_limit_s)
         running.report(0.0, eecu_s=account.eecu_s)
         return value
 
@@ -199,10 +205,10 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
-def plan_files(layout: Layout, options: ImageOptions) -> Iterator[_File]:
+def plan_files(shape: Shape, options: ImageOptions) -> Iterator[_File]:
     """The files of an export in row order: one, or several named by the upper-left pixel, `yyyyyyyyyy-xxxxxxxxxx`."""
-    grid = layout.grid
-    sample_bytes = sum(dtype.itemsize for dtype in layout.dtypes.values())
+    grid = shape.grid
+    sample_bytes = sum(dtype.itemsize for dtype in shape.dtypes.values())
     width, height = options.file_px or _choose_file(sample_bytes, options.shard_px)
     single = width >= grid.width and height >= grid.height
     for row in range(0, grid.height, height):
@@ -224,18 +230,18 @@ def _choose_file(sample_bytes: int, shard_px: int) -> tuple[int, int]:
     return side, side
 
 
-def _check_image(layout: Layout, options: ImageOptions) -> None:
-    names = list(dict.fromkeys(encode.gdal_names.get(dtype.name, dtype.name) for dtype in layout.dtypes.values()))
+def _check_image(shape: Shape, options: ImageOptions) -> None:
+    names = list(dict.fromkeys(encode.gdal_names.get(dtype.name, dtype.name) for dtype in shape.dtypes.values()))
     if len(names) > 1:
         found = " and ".join([", ".join(names[:-1]), names[-1]])
         raise invalid(f"Exported bands must have compatible data types; found inconsistent types: {found}.")
-    if layout.pixels > options.max_pixels:
+    if shape.grid.width * shape.grid.height > options.max_pixels:
         raise invalid(
-            f"Export too large: specified {layout.pixels} pixels (max: {options.max_pixels}). "
+            f"Export too large: specified {shape.grid.width * shape.grid.height} pixels (max: {options.max_pixels}). "
             "Specify higher maxPixels value if you intend to export a large area."
         )
     if options.file_px is not None:
-        sample_bytes = sum(dtype.itemsize for dtype in layout.dtypes.values())
+        sample_bytes = sum(dtype.itemsize for dtype in shape.dtypes.values())
         total = options.file_px[0] * options.file_px[1] * sample_bytes
         if total >= max_file_bytes:
             raise invalid(
@@ -293,9 +299,9 @@ def _window(grid: Grid, column: int, row: int, width: int, height: int) -> Grid:
     return Grid(projection=Projection(crs=grid.projection.crs, transform=transform), width=width, height=height)
 
 
-def _blocks(file: _File, layout: Layout, shard_px: int) -> Iterator[tuple[int, int, int, int]]:
+def _blocks(file: _File, shape: Shape, shard_px: int) -> Iterator[tuple[int, int, int, int]]:
     """(column, row, width, height) of the pieces in which a file is evaluated, in multiples of the shard."""
-    sample_bytes = sum(dtype.itemsize + 1 for dtype in layout.dtypes.values())
+    sample_bytes = sum(dtype.itemsize + 1 for dtype in shape.dtypes.values())
     side = shard_px
     while 4 * side * side * sample_bytes <= _block_bytes:
         side *= 2

@@ -9,20 +9,35 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from m3etl.emulator.model import Grid, PixelType, Projection, Raster, invalid
+from m3etl.emulator.model import Grid, Projection, Raster, invalid
 
 # https://developers.google.com/earth-engine/apidocs/ee-data-computepixels and reports of users who hit them.
 max_request_bytes = 50_331_648
 max_side_px = 32_768
 max_bands = 1_024
-# Below this many pixels a request of 128 eight-byte bands is within the limit: nothing to find out before evaluating.
-_surely_small_px = max_request_bytes // (128 * 9)
+
+
+class Counting(Protocol):
+    """What an evaluation touched; the evaluator fills it in."""
+
+    @property
+    def scenes(self) -> int: ...
+
+
+class Shape(Protocol):
+    """What is known of pixels before they are computed: the grid and each band's dtype."""
+
+    @property
+    def grid(self) -> Grid: ...
+
+    @property
+    def dtypes(self) -> Mapping[str, np.dtype[Any]]: ...
 
 
 class Evaluating(Protocol):
-    """What the server needs of the evaluator. Thread-safe; every method raises ServiceError."""
+    """What the server needs of the evaluator. Thread-safe; every method raises ServiceError and notes its usage."""
 
-    def value(self, expression: Mapping[str, Any]) -> Any: ...
+    def value(self, expression: Mapping[str, Any], *, usage: Any = None) -> Any: ...
 
     def pixels(
         self,
@@ -31,11 +46,22 @@ class Evaluating(Protocol):
         grid: Grid | None,
         band_ids: Sequence[str] | None,
         visualization: Mapping[str, Any] | None,
+        usage: Any = None,
     ) -> Raster: ...
 
-    def features(self, expression: Mapping[str, Any]) -> Sequence[dict[str, Any]]: ...
+    def shape(
+        self,
+        expression: Mapping[str, Any],
+        *,
+        grid: Grid | None,
+        band_ids: Sequence[str] | None,
+        visualization: Mapping[str, Any] | None,
+        usage: Any = None,
+    ) -> Shape: ...
 
-    def images(self, expression: Mapping[str, Any]) -> Sequence[dict[str, Any]]: ...
+    def features(self, expression: Mapping[str, Any], *, usage: Any = None) -> Sequence[dict[str, Any]]: ...
+
+    def images(self, expression: Mapping[str, Any], *, usage: Any = None) -> Sequence[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,27 +73,34 @@ class PixelRequest:
     band_ids: tuple[str, ...] | None = None
     visualization: Mapping[str, Any] | None = None
 
-    def evaluate(self, evaluator: Evaluating, grid: Grid | None = None) -> Raster:
+    def evaluate(self, evaluator: Evaluating, usage: Counting, grid: Grid | None = None) -> Raster:
         """The pixels, on `grid` where it is given."""
-        raster = evaluator.pixels(
-            self.expression, grid=grid or self.grid, band_ids=self.band_ids, visualization=self.visualization
+        return evaluator.pixels(
+            self.expression,
+            grid=grid or self.grid,
+            band_ids=self.band_ids,
+            visualization=self.visualization,
+            usage=usage,
         )
-        if not raster.bands:
-            raise invalid("Image has no bands.")
-        return raster
 
+    def shape(self, evaluator: Evaluating, usage: Counting) -> Shape:
+        """Grid and dtypes of what `evaluate` would give, without reading pixels."""
+        return evaluator.shape(
+            self.expression, grid=self.grid, band_ids=self.band_ids, visualization=self.visualization, usage=usage
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What is known of the pixels of a request before they are computed: the grid and each band's dtype."""
-
-    grid: Grid
-    dtypes: Mapping[str, np.dtype[Any]]
+    def check(self, evaluator: Evaluating, usage: Counting) -> None:
+        """Raises the service's 400 where the pixels would be too large, without reading them."""
+        shape = self.shape(evaluator, usage)
+        check_limits(shape.grid, list(shape.dtypes.values()))
 
     @property
-    def pixels(self) -> int:
-        """Pixels of one band."""
-        return self.grid.width * self.grid.height
+    def is_surely_small(self) -> bool:
+        """Whether the request fits the limits whatever its bands are, short of hundreds of them."""
+        if self.grid is None:
+            return False
+        bands = 128 if self.band_ids is None else len(self.band_ids)
+        return self.grid.width * self.grid.height * bands * 9 <= max_request_bytes
 
 
 def parse_request(body: Mapping[str, Any], expression: Mapping[str, Any]) -> PixelRequest:
@@ -141,53 +174,6 @@ def _renamed(node: Any, prefix: str) -> Any:
         else:
             result[key] = item if key == "constantValue" else _renamed(item, prefix)
     return result
-
-
-def find_layout(evaluator: Evaluating, request: PixelRequest) -> Layout:
-    """Grid and dtypes without computing pixels, from the image's description (as getInfo gives it).
-
-    Raises ServiceError where the image is unbounded, or has no bands, or a band is asked for that it lacks.
-    """
-    described = evaluator.value(request.expression)
-    bands = described.get("bands") if isinstance(described, dict) else None
-    if not isinstance(bands, list):
-        raise invalid("Expression does not evaluate to an image.")
-    by_id = {band["id"]: band for band in bands}
-    names = list(by_id) if request.band_ids is None else list(request.band_ids)
-    unknown = [name for name in names if name not in by_id]
-    if unknown:
-        raise invalid(
-            f"Image.select: Band pattern '{unknown[0]}' did not match any bands. Available bands: {list(by_id)}"
-        )
-    if not names:
-        raise invalid("Image has no bands.")
-    grid = request.grid or _own_grid(by_id[names[0]])
-    if request.visualization is not None:
-        return Layout(grid=grid, dtypes={name: np.dtype("uint8") for name in ("vis-red", "vis-green", "vis-blue")})
-    return Layout(grid=grid, dtypes={name: _dtype(by_id[name]["data_type"]) for name in names})
-
-
-def _dtype(described: Mapping[str, Any]) -> np.dtype[Any]:
-    return PixelType(precision=described["precision"], minimum=described.get("min"), maximum=described.get("max")).dtype
-
-
-def _own_grid(band: Mapping[str, Any]) -> Grid:
-    """The extent of a band as getInfo describes it: dimensions, and origin as (column, row) on the transform."""
-    dimensions = band.get("dimensions")
-    if dimensions is None:
-        raise invalid("Unable to compute the extent of an unbounded image; specify a region or a pixel grid.")
-    column, row = band.get("origin", (0, 0))
-    a, b, c, d, e, f = band["crs_transform"]
-    transform = (a, b, c + a * column + b * row, d, e, f + d * column + e * row)
-    return Grid(projection=Projection(crs=band["crs"], transform=transform), width=dimensions[0], height=dimensions[1])
-
-
-def needs_layout(grid: Grid | None, band_ids: Sequence[str] | None) -> bool:
-    """Whether the limits can only be checked by looking at the image first (pixels are otherwise cheap to refuse)."""
-    if grid is None:
-        return True
-    bands = 128 if band_ids is None else max(1, len(band_ids))
-    return grid.width * grid.height * bands * 9 > _surely_small_px * 128 * 9
 
 
 def check_sides(grid: Grid) -> None:

@@ -12,15 +12,15 @@ from typing import Any
 
 from m3etl.emulator import encode, listing, tables
 from m3etl.emulator.discovery import discovery_document
-from m3etl.emulator.messages import Request, Response, error_response, json_response
+from m3etl.emulator.messages import Account, Request, Response, error_response, json_response
 from m3etl.emulator.model import Grid, Projection, Raster, invalid, not_found
 from m3etl.emulator.pixels import (
+    Counting,
+    Evaluating,
     PixelRequest,
     call,
     check_limits,
     check_sides,
-    find_layout,
-    needs_layout,
     parse_request,
 )
 from m3etl.emulator.service import Service
@@ -131,7 +131,7 @@ def _compute_value(service: Service, request: Request, parts: Mapping[str, str])
     profiles = _profile_call(expression)
     if profiles is not None:
         return json_response({"result": service.describe_profiles(*profiles)})
-    value = service.workers.run(lambda: service.evaluator.value(expression), account=request.account)
+    value = service.work(request.account, lambda evaluator, usage: evaluator.value(expression, usage=usage))
     return json_response({"result": value})
 
 
@@ -159,26 +159,25 @@ def _render(service: Service, request: Request, pixels: PixelRequest, body: Mapp
     file_format = encode.check_format(str(body.get("fileFormat") or ""))
     name = str(body.get("filenamePrefix") or "download")
 
-    def work() -> tuple[bytes, str]:
-        raster = _evaluate(service, request, pixels)
+    def work(evaluator: Evaluating, usage: Counting) -> tuple[bytes, str]:
+        raster = _evaluate(evaluator, usage, request.account, pixels)
         return encode.encode_raster(raster, file_format, name=name)
 
-    data, media_type = service.workers.run(work, account=request.account)
+    data, media_type = service.work(request.account, work)
     suffix = encode.suffixes.get(file_format, ".zip" if file_format.startswith("ZIPPED") else "")
     headers = {"Content-Disposition": f'attachment; filename="{_header_safe(name)}{suffix}"'}
     return Response(body=data, content_type=media_type, headers=headers)
 
 
-def _evaluate(service: Service, request: Request, pixels: PixelRequest) -> Raster:
+def _evaluate(evaluator: Evaluating, usage: Counting, account: Account, pixels: PixelRequest) -> Raster:
     if pixels.grid is not None:
         check_sides(pixels.grid)
-    if needs_layout(pixels.grid, pixels.band_ids):
-        layout = find_layout(service.evaluator, pixels)
-        check_limits(layout.grid, list(layout.dtypes.values()))
-    raster = pixels.evaluate(service.evaluator)
+    if not pixels.is_surely_small:
+        pixels.check(evaluator, usage)
+    raster = pixels.evaluate(evaluator, usage)
     check_limits(raster.grid, [values.dtype for values in raster.bands.values()])
-    request.account.bands += len(raster.bands)
-    request.account.nbytes += sum(values.nbytes for values in raster.bands.values())
+    account.bands += len(raster.bands)
+    account.nbytes += sum(values.nbytes for values in raster.bands.values())
     return raster
 
 
@@ -192,12 +191,7 @@ def _create_thumbnail(service: Service, request: Request, parts: Mapping[str, st
     body = request.json()
     encode.check_format(str(body.get("fileFormat") or ""))
     pixels = parse_request(body, _expression(body))
-
-    def check() -> None:
-        layout = find_layout(service.evaluator, pixels)
-        check_limits(layout.grid, list(layout.dtypes.values()))
-
-    service.workers.run(check, account=request.account)
+    service.work(request.account, pixels.check)
     return json_response({"name": service.remember("thumbnails", parts["project"], body)})
 
 
@@ -236,7 +230,7 @@ def _get_tile(service: Service, request: Request, parts: Mapping[str, str]) -> R
 def _compute_features(service: Service, request: Request, parts: Mapping[str, str]) -> Response:
     body = request.json()
     expression = _expression(body)
-    page = _page(service, request, body, lambda: service.evaluator.features(expression))
+    page = _page(service, request, body, lambda evaluator, usage: evaluator.features(expression, usage=usage))
     return json_response({"type": "FeatureCollection", "features": page.pop("items"), **page})
 
 
@@ -244,12 +238,15 @@ def _compute_features(service: Service, request: Request, parts: Mapping[str, st
 def _compute_images(service: Service, request: Request, parts: Mapping[str, str]) -> Response:
     body = request.json()
     expression = _expression(body)
-    page = _page(service, request, body, lambda: service.evaluator.images(expression))
+    page = _page(service, request, body, lambda evaluator, usage: evaluator.images(expression, usage=usage))
     return json_response({"images": page.pop("items"), **page})
 
 
 def _page(
-    service: Service, request: Request, body: Mapping[str, Any], compute: Callable[[], Sequence[dict[str, Any]]]
+    service: Service,
+    request: Request,
+    body: Mapping[str, Any],
+    compute: Callable[[Evaluating, Counting], Sequence[dict[str, Any]]],
 ) -> dict[str, Any]:
     """One page of a computed list; the whole list is kept while a client goes through its pages."""
     start = listing.read_token(body.get("pageToken"))
@@ -258,7 +255,7 @@ def _page(
     key = hashlib.sha256(f"{request.path}\n{graph}".encode()).hexdigest()
     items = service.pages.get(key) if start else None
     if items is None:
-        items = service.workers.run(compute, account=request.account)
+        items = service.work(request.account, compute)
     if start + size >= len(items):
         return {"items": list(items[start:])}
     service.pages.put(key, items)
@@ -280,11 +277,11 @@ def _get_table(service: Service, request: Request, parts: Mapping[str, str]) -> 
     file_format = tables.check_format(str(body.get("fileFormat") or ""))
     name = str(body.get("filename") or "table")
 
-    def work() -> bytes:
-        features = service.evaluator.features(expression)
+    def work(evaluator: Evaluating, usage: Counting) -> bytes:
+        features = evaluator.features(expression, usage=usage)
         return tables.encode_table(features, file_format, body.get("selectors"), name)
 
-    data = service.workers.run(work, account=request.account)
+    data = service.work(request.account, work)
     headers = {"Content-Disposition": f'attachment; filename="{_header_safe(name)}{tables.suffixes[file_format]}"'}
     return Response(body=data, content_type=tables.media_types[file_format], headers=headers)
 

@@ -17,7 +17,7 @@ from m3etl.emulator.listing import AssetJson
 from m3etl.emulator.messages import Account
 from m3etl.emulator.model import AssetSource
 from m3etl.emulator.operations import Operation, OperationQueue
-from m3etl.emulator.pixels import Evaluating
+from m3etl.emulator.pixels import Counting, Evaluating
 from m3etl.emulator.work import Workers
 
 T = TypeVar("T")
@@ -59,15 +59,17 @@ class Service:
         open_assets: Callable[[], AssetSource],
         make_evaluator: Callable[[AssetSource], Evaluating],
         asset_json: AssetJson | None = None,
+        make_usage: Callable[[], Counting] | None = None,
         workers: Workers | None = None,
         on_crash: Callable[[Operation, BaseException], None] | None = None,
     ) -> None:
         self._open_assets = open_assets
         self._make_evaluator = make_evaluator
         self._asset_json = asset_json
+        self._make_usage = make_usage
         self._making = threading.RLock()
         self.workers = workers or Workers()
-        self.exporter = Exporter(lambda: self.evaluator, self.workers, state_dir)
+        self.exporter = Exporter(self.work, state_dir)
         self.operations = OperationQueue(state_dir / "operations", self.exporter.run, on_crash=on_crash)
         self.buckets = Buckets(state_dir / "buckets")
         self.requests: Remembered[Mapping[str, Any]] = Remembered(4_096)
@@ -102,6 +104,26 @@ class Service:
         from m3etl.emulator.evaluate import asset_json
 
         return asset_json
+
+    def work(
+        self,
+        account: Account,
+        function: Callable[[Evaluating, Counting], T],
+        limit_s: float | None = None,
+    ) -> T:
+        """Runs `function` of the evaluator in a worker thread and charges what it costs. Raises what it raises."""
+        usage = self._new_usage()
+        try:
+            return self.workers.run(lambda: function(self.evaluator, usage), account=account, limit_s=limit_s)
+        finally:
+            account.scenes += usage.scenes
+
+    def _new_usage(self) -> Counting:
+        if self._make_usage is not None:
+            return self._make_usage()
+        from m3etl.emulator.evaluate import Usage
+
+        return Usage()
 
     def start(self) -> None:
         """Starts the batch queue; operations left by an earlier server go on."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fakes.engine import FakeAssets, FakeEvaluator, fake_asset_json
+from fakes.engine import FakeAssets, FakeEvaluator, FakeUsage, fake_asset_json
 
 from m3etl.emulator.faults import parse_faults
 from m3etl.emulator.server import EmulatorServer, running
@@ -25,6 +25,7 @@ def fake_service(state_dir: Path, evaluator: FakeEvaluator | None = None, worker
         open_assets=FakeAssets,
         make_evaluator=lambda assets: engine,
         asset_json=fake_asset_json,
+        make_usage=FakeUsage,
         workers=Workers(workers),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,21 @@ def root(expression: Mapping[str, Any]) -> dict[str, Any]:
     node = expression["values"][expression["result"]]
     assert isinstance(node, dict)
     return node
+
+
+@dataclass
+class FakeUsage:
+    """What an evaluation touched."""
+
+    scenes: int = 0
+
+
+@dataclass(frozen=True)
+class FakeShape:
+    """Grid and dtypes of an image."""
+
+    grid: Grid
+    dtypes: Mapping[str, np.dtype[Any]]
 
 
 class FakeEvaluator:
@@ -74,7 +90,7 @@ class FakeEvaluator:
         width, height = name.removeprefix("fake/").split("x")
         return int(width), int(height)
 
-    def value(self, expression: Mapping[str, Any]) -> Any:
+    def value(self, expression: Mapping[str, Any], *, usage: Any = None) -> Any:
         node = root(expression)
         if "constantValue" in node:
             if node["constantValue"] == "crash":
@@ -103,9 +119,12 @@ class FakeEvaluator:
         grid: Grid | None,
         band_ids: Sequence[str] | None,
         visualization: Mapping[str, Any] | None,
+        usage: Any = None,
     ) -> Raster:
         width, height = self._load(expression)
         self._work("pixels")
+        if usage is not None:
+            usage.scenes += 1
         grid = grid or Grid(projection=home, width=width, height=height)
         a, _, c, _, e, f = grid.projection.transform
         column = np.round((c - home.transform[2]) / 10.0 + np.arange(grid.width) * a / 10.0).astype(np.int64)
@@ -124,7 +143,24 @@ class FakeEvaluator:
             valid=dict.fromkeys(names, inside),
         )
 
-    def features(self, expression: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    def shape(
+        self,
+        expression: Mapping[str, Any],
+        *,
+        grid: Grid | None,
+        band_ids: Sequence[str] | None,
+        visualization: Mapping[str, Any] | None,
+        usage: Any = None,
+    ) -> FakeShape:
+        width, height = self._load(expression)
+        names = list(band_ids) if band_ids is not None else list(self.dtypes)
+        kinds = dict.fromkeys(self.dtypes, "uint8") if visualization is not None else self.dtypes
+        return FakeShape(
+            grid=grid or Grid(projection=home, width=width, height=height),
+            dtypes={name: np.dtype(kinds[name]) for name in names},
+        )
+
+    def features(self, expression: Mapping[str, Any], *, usage: Any = None) -> Sequence[dict[str, Any]]:
         self._work("features")
         count = root(expression).get("constantValue")
         if not isinstance(count, int):
@@ -139,7 +175,7 @@ class FakeEvaluator:
             for index in range(count)
         ]
 
-    def images(self, expression: Mapping[str, Any]) -> Sequence[dict[str, Any]]:
+    def images(self, expression: Mapping[str, Any], *, usage: Any = None) -> Sequence[dict[str, Any]]:
         self._work("images")
         return [{"type": "IMAGE", "id": f"fake/{index}"} for index in range(int(root(expression)["constantValue"]))]
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import rasterio
 from fakes.embedded import ask, fake_server, fake_service, post
-from fakes.engine import FakeEvaluator, constant, load
+from fakes.engine import FakeEvaluator, FakeShape, constant, load
 from hypothesis import given
 from hypothesis import strategies as st
 
 from m3etl.emulator.exports import ImageOptions, plan_files
 from m3etl.emulator.model import Grid, Projection
-from m3etl.emulator.pixels import Layout
 from m3etl.emulator.server import EmulatorServer, running
 
 
@@ -236,12 +235,12 @@ def test_a_restart_keeps_the_files_that_were_complete(tmp_path: Path) -> None:
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([None, (256, 256), (512, 1024)]))
 def test_files_cover_every_pixel_once(width: int, height: int, file_px: tuple[int, int] | None) -> None:
     grid = Grid(projection=Projection(crs="EPSG:4326", transform=(1, 0, 0, 0, -1, 0)), width=width, height=height)
-    layout = Layout(grid=grid, dtypes={"a": np.dtype("uint8")})
+    shape = FakeShape(grid=grid, dtypes={"a": np.dtype("uint8")})
     options = ImageOptions(
         shard_px=256, file_px=file_px, nodata=None, cloud_optimized=False, skip_empty=False, max_pixels=1
     )
     count = np.zeros((height, width), dtype=np.uint8)
-    files = list(plan_files(layout, options))
+    files = list(plan_files(shape, options))
     for file in files:
         count[file.row : file.row + file.height, file.column : file.column + file.width] += 1
     assert count.min() == count.max() == 1
