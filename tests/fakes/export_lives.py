@@ -73,8 +73,7 @@ def life(root: Path, log: Path, writes: int, *, before: bool, faulty: bool) -> N
 
     die_after(writes, before=before)
     earth = Logged(trouble=trouble if faulty else None)
-    run_export(open_campaign(root), session=earth, progress=SilentProgress(), base_wait_s=0.002)  # type:
-    ignore[arg - type]
+    run_export(open_campaign(root), session=earth, progress=SilentProgress(), base_wait_s=0.002)
 
 
 def main() -> None:
@@ -91,7 +90,7 @@ def main() -> None:
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:
-            print(json.dumps({"lives": lives, "sent": log.stat().st_size}))
+            sys.stdout.write(json.dumps({"lives": lives, "sent": log.stat().st_size}) + "\n")
             return
         if not os.WIFSIGNALED(status):
             raise SystemExit("a life ended with an error")
