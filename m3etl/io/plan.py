@@ -61,8 +61,11 @@ def write_plan(path: Path, plan: pd.DataFrame) -> None:
     missing = [name for name in plan_types if name not in plan.columns]
     if missing:
         raise ValueError(f"the plan lacks the columns {', '.join(missing)}")
-    if plan["chip_id"].duplicated().any():
-        raise ValueError(f"chip {plan['chip_id'][plan['chip_id'].duplicated()].iloc[0]} occurs twice in the plan")
+    keys = _cells(plan).key
+    order = np.argsort(keys, kind="stable")
+    twice = order[1:][keys[order[1:]] == keys[order[:-1]]]
+    if len(twice):
+        raise ValueError(f"chip {plan['chip_id'].iloc[int(twice[0])]} occurs twice in the plan")
     extra = pd.DataFrame(plan[[name for name in plan.columns if name not in {*plan_types, geometry_column}]])
     arrays = _extra_columns(extra)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")

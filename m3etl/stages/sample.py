@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,36 +13,22 @@ from m3etl.campaign import Campaign, SampleConfig
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.ecoregions import normalise_ecoregions
 from m3etl.io.plan import plan_types, read_plan, write_plan
-from m3etl.io.points import read_points
 from m3etl.io.regions import read_region, shipped_regions
-from m3etl.spec.biomes import biome_count, biome_name, no_biome, select_biomes
+from m3etl.spec.biomes import biome_name, no_biome, select_biomes
 from m3etl.spec.ecoregions import Ecoregions, build_ecoregions
-from m3etl.spec.lattice import Cells, check_cell_size
+from m3etl.spec.lattice import check_cell_size
 from m3etl.spec.region import Region
-from m3etl.spec.sampling import cells_of_points, draw_biome_cells, years_of_cells
+from m3etl.spec.sampling import years_of_cells
 from m3etl.spec.splits import SplitRule, names_of_splits, split_of_lonlat
-from m3etl.spec.walltowall import cells_in_region, seams_of
+from m3etl.stages.selection import Selection, largest_plan, select_cells
 from m3etl.stages.summary import Progress, Summary
 
 if TYPE_CHECKING:
     import geopandas
 
 Integers = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
-largest_plan = 20_000_000  # chips; the plan is held in memory at about 250 bytes a chip
 years_of_interest = (1980, 2100)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What a strategy chose: cells, the reserve flag of each, the user's own columns, rejects and facts to show."""
-
-    cells: Cells
-    reserve: Flags
-    columns: pd.DataFrame
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress: Progress) -> Summary:
@@ -58,8 +40,7 @@ def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress:
     """
     started = time.monotonic()
     config = campaign.config.sample
-    region = read_region(config.region)
-    rule = check_sampling(campaign)
+    region, rule = check_sampling(campaign)
     table = normalise_ecoregions(ecoregions, "the table of ecoregions")
     known = build_ecoregions(
         eco_id=table["eco_id"].tolist(),
@@ -70,7 +51,7 @@ def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress:
         within=None if region.is_globe else region.geometry,
     )
     progress.start("sample", config.chips if config.strategy == "biome" else None)
-    selection = _select(config, region, known, progress)
+    selection = select_cells(config, region, known, progress)
     progress.finish()
     plan = plan_of_cells(selection, known, region, config, rule)
     if len(plan) == 0:
@@ -85,10 +66,12 @@ def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress:
     return _summary(campaign, region, plan, selection, len(kept), time.monotonic() - started)
 
 
-def check_sampling(campaign: Campaign) -> SplitRule:
-    """The split rule of a campaign whose sampling options are sound. Raises InputError that lists every problem."""
+def check_sampling(campaign: Campaign) -> tuple[Region, SplitRule]:
+    """The region and the split rule of a campaign whose options are sound. Raises InputError with every problem."""
     config, split = campaign.config.sample, campaign.config.split
-    problems = []
+    problems: list[str] = []
+    hints: list[str] = []
+    region, rule = None, None
     if config.strategy not in {"biome", "grid", "points"}:
         problems.append(f"strategy must be biome, grid or points, not {config.strategy!r}")
     if config.chips <= 0:
@@ -112,11 +95,16 @@ def check_sampling(campaign: Campaign) -> SplitRule:
         problems.append(f"a file of points belongs to strategy points, not to {config.strategy}")
     if config.strategy == "points" and not config.points:
         problems.append("strategy points needs --points FILE")
-    rule = None
     try:
         select_biomes(config.biomes)
     except InputError as error:
         problems.append(error.message)
+        hints.append(error.hint)
+    try:
+        region = read_region(config.region)
+    except InputError as error:
+        problems.append(error.message)
+        hints.append(error.hint)
     try:
         check_cell_size(round(campaign.chip_m))
         fractions = (split.train, split.val, split.test)
@@ -124,9 +112,10 @@ def check_sampling(campaign: Campaign) -> SplitRule:
         rule.reach_km(campaign.chip_m)
     except ValueError as error:
         problems.append(str(error))
-    if problems or rule is None:
-        raise InputError("cannot sample: " + "; ".join(problems), hint="Correct these options or campaign.toml.")
-    return rule
+    if problems or rule is None or region is None:
+        hint = "\n".join(hints) or "Correct these options or campaign.toml."
+        raise InputError("cannot sample: " + "; ".join(problems), hint=hint)
+    return region, rule
 
 
 def plan_of_cells(
@@ -135,7 +124,7 @@ def plan_of_cells(
     """The rows of the plan, in the order of the cells: every column of `plan_types`, then the user's own."""
     cells = selection.cells
     lon, lat = cells.centre_lonlat
-    found = ecoregions.lookup(lon, lat)
+    found = selection.ecoregion
     # One more entry at the end, for the index -1 of chips that lie in no ecoregion.
     biome = np.append(ecoregions.biome, no_biome)[found]
     eco_id = np.append(ecoregions.eco_id, -1)[found]
@@ -163,115 +152,6 @@ def plan_of_cells(
         }
     )
     return pd.concat([plan, selection.columns.drop(columns="year", errors="ignore")], axis=1)
-
-
-def _select(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
-    if config.strategy == "grid":
-        return _select_grid(config, region, ecoregions, progress)
-    if config.strategy == "points":
-        return _select_points(config, region, ecoregions)
-    return _select_biomes(config, region, ecoregions, progress)
-
-
-def _select_biomes(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
-    drawn = draw_biome_cells(
-        ecoregions,
-        biomes=config.biomes,
-        chips=config.chips,
-        cell_m=config.chip_px * 10,
-        seed=config.seed,
-        reserve_fraction=config.reserve_fraction,
-        spacing_m=config.spacing_m,
-        advance=progress.advance,
-    )
-    absent = [biome for biome in config.biomes if biome not in drawn.quota]
-    facts: dict[str, Any] = {"asked": config.chips}
-    if absent:
-        facts["biomes not in the region"] = ", ".join(map(biome_name, absent))
-        progress.say(f"not in {region.name}: {facts['biomes not in the region']}; the others share their chips")
-    missing = sum(drawn.missing.values())
-    if missing:
-        facts["missing"] = missing
-        short = ", ".join(f"{biome_name(biome)} {count}" for biome, count in drawn.missing.items() if count)
-        progress.say(f"there is no room for {missing} chips: {short}")
-    if drawn.exhausted:
-        facts["ecoregions without room for their share"] = len(drawn.exhausted)
-    return Selection(
-        cells=drawn.cells,
-        reserve=drawn.reserve,
-        columns=pd.DataFrame(index=range(len(drawn.cells))),
-        rejected={"chips without room": missing},
-        facts=facts,
-    )
-
-
-def _select_grid(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
-    cell_m = config.chip_px * 10
-    expected = region.area_km2 / (cell_m / 1000.0) ** 2
-    if expected > largest_plan:
-        raise InputError(
-            f"a grid of {config.chip_px} px chips over {region.name} would have about {expected:,.0f} chips; "
-            f"at most {largest_plan:,} make a plan",
-            hint="Choose a smaller region or a larger --chip-px.",
-        )
-    batches = []
-    for batch in cells_in_region(region.geometry, cell_m):
-        batches.append(batch)
-        progress.advance(len(batch))
-    cells = Cells(
-        cell_m=cell_m,
-        epsg=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.epsg for batch in batches)]),
-        column=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.column for batch in batches)]),
-        row=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.row for batch in batches)]),
-    )
-    wanted, outside = _in_biomes(cells, ecoregions, config.biomes)
-    cells = cells[wanted]
-    seams = seams_of(cells)
-    facts = {
-        "area km2": round(len(cells) * (cell_m / 1000.0) ** 2),
-        "cells on zone seams": seams.cells,
-        "covered twice km2": round(seams.overlap_km2, 1),
-        "gaps km2": round(seams.gap_km2, 1),
-    }
-    return Selection(
-        cells=cells,
-        reserve=np.zeros(len(cells), dtype=bool),
-        columns=pd.DataFrame(index=range(len(cells))),
-        rejected={"cells outside the selected biomes": outside},
-        facts=facts,
-    )
-
-
-def _select_points(config: SampleConfig, region: Region, ecoregions: Ecoregions) -> Selection:
-    points = read_points(Path(config.points))
-    inside = np.flatnonzero(region.contains_lonlat(points.lon, points.lat))
-    found = cells_of_points(points.lon[inside], points.lat[inside], config.chip_px * 10)
-    wanted, outside = _in_biomes(found.cells, ecoregions, config.biomes)
-    columns = points.columns.iloc[inside[found.source[wanted]]].reset_index(drop=True)
-    taken = {*plan_types, "geometry"} - {"year"}
-    renamed = {name: f"point_{name}" for name in columns.columns if name in taken}
-    return Selection(
-        cells=found.cells[wanted],
-        reserve=np.zeros(int(np.sum(wanted)), dtype=bool),
-        columns=columns.rename(columns=renamed),
-        rejected={
-            f"points outside {region.name}": len(points.lon) - len(inside),
-            "points outside 80S-84N": found.unreachable,
-            "points whose cell crosses a zone edge": found.zone_edge,
-            "points in the cell of another point": found.duplicate,
-            "points outside the selected biomes": outside,
-        },
-        facts={"points": len(points.lon)},
-    )
-
-
-def _in_biomes(cells: Cells, ecoregions: Ecoregions, biomes: tuple[int, ...]) -> tuple[Flags, int]:
-    """Which cells have their centre in the selected biomes (all where no biome is left out); how many have not."""
-    if len(set(biomes)) == biome_count:
-        return np.ones(len(cells), dtype=bool), 0
-    found = ecoregions.lookup(*cells.centre_lonlat)
-    wanted = np.isin(np.append(ecoregions.biome, no_biome)[found], biomes)
-    return wanted, int(np.sum(~wanted))
 
 
 def _years(selection: Selection, config: SampleConfig) -> Integers:
@@ -326,24 +206,18 @@ def _summary(
     }
     if kept:
         facts["kept from fixed generations"] = kept
-    by_biome, spare = Counter(planned["biome"].tolist()), Counter(plan["biome"][reserve].tolist())
     facts["biomes"] = [
         {
-            "biome": biome_name(int(biome)),
-            "chips": count,
-            "reserve": spare[biome],
-            "ecoregions": int(
-                planned["ecoregion"][(planned["biome"] == biome) & (planned["ecoregion"] >= 0)].nunique()
-            ),
+            "biome": biome_name(biome),
+            "chips": int(np.sum(planned["biome"] == biome)),
+            "reserve": int(np.sum(plan["biome"][reserve] == biome)),
+            "ecoregions": planned["ecoregion"][(planned["biome"] == biome) & (planned["ecoregion"] >= 0)].nunique(),
         }
-        for biome, count in sorted(by_biome.items())
+        for biome in sorted(planned["biome"].unique().tolist())
     ]
-    facts["splits"] = [
-        {"split": name, "chips": count} for name, count in sorted(Counter(planned["split"].tolist()).items())
-    ]
-    facts["years"] = [
-        {"year": year, "chips": count} for year, count in sorted(Counter(planned["year"].tolist()).items())
-    ]
+    for name in ("split", "year"):
+        counts = planned[name].value_counts().sort_index()
+        facts[f"{name}s"] = [{name: value, "chips": int(count)} for value, count in counts.items()]
     return Summary(
         stage="sample",
         done=len(planned),

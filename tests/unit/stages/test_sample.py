@@ -186,7 +186,7 @@ def test_points_keep_labels_and_dates(tmp_path: Path, world: geopandas.GeoDataFr
         ({"biomes": ()}, ["no biome"]),
         ({"biomes": (3, 77)}, ["77"]),
         ({"chip_px": 100_000}, ["cell size"]),
-        ({"region": "atlantis"}, ["atlantis", "pakin"]),
+        ({"region": "atlantis", "chips": -3}, ["atlantis", "pakin", "chips"]),
         ({"strategy": "points", "points": "absent.geojson"}, ["absent.geojson"]),
         ({"strategy": "grid"}, ["at most", "globe"]),
     ],
