@@ -13,6 +13,7 @@ from m3etl.errors import InputError
 from m3etl.spec.modality import ArraySpec, Shape, Transform, Values
 
 limit = 10.0  # transformed values are clipped to [-10, 10]: a few broken pixels must not rule a loss
+fusable_inputs = (torch.uint8, torch.int16, torch.uint16)
 quartiles_to_sigma = 1.349  # interquartile range of a normal distribution in standard deviations
 
 
@@ -85,6 +86,8 @@ class NumberNormalizer(nn.Module):
 
     def forward(self, stored: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Values of `dtype` and validity, both of the shape of `stored`."""
+        if not torch.compiler.is_compiling() and self._is_fusable(stored, dtype):
+            return self._fused(stored, dtype)
         wide = stored.to(torch.int32) if stored.dtype in (torch.uint16, torch.uint32) else stored
         valid = (~wide.isnan() if self.fill is None else wide != self.fill) & self.usable
         values = wide.to(torch.float32)
@@ -96,6 +99,29 @@ class NumberNormalizer(nn.Module):
         if self.clipped:
             values = values.clamp(-limit, limit)
         return torch.where(valid, values, 0.0).to(dtype), valid
+
+    def _is_fusable(self, stored: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the kernel for the CPU does this; there it is many times quicker than torch on whole batches."""
+        known = stored.dtype in fusable_inputs and dtype in (torch.float32, torch.bfloat16)
+        picture = stored.dim() >= 3 and self.gain.dim() == 3 and not self.logarithmic
+        return known and picture and stored.device.type == "cpu" and stored.is_contiguous()
+
+    def _fused(self, stored: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        from m3etl.compute.fused import normalize_integers
+
+        numbers = stored.numpy()
+        values, valid = normalize_integers(
+            numbers.reshape(-1, *numbers.shape[-3:-2], numbers.shape[-2] * numbers.shape[-1]),
+            numbers.dtype.type(self.fill),
+            self.gain.numpy().reshape(-1),
+            self.shift.numpy().reshape(-1),
+            self.usable.numpy().reshape(-1),
+            limit if self.clipped else np.inf,
+            bf16=dtype == torch.bfloat16,
+            threads=torch.get_num_threads(),
+        )
+        normalized = torch.from_numpy(values).view(dtype)
+        return normalized.view(stored.shape), torch.from_numpy(valid).view(stored.shape)
 
     def inverse(self, values: Tensor) -> Tensor:
         """Physical values, float32; NaN for bands without statistics."""

@@ -184,3 +184,32 @@ def test_whole_graph_can_be_compiled(data):
     compiled = torch.compile(normalizer, fullgraph=True, backend="eager")
     for name, value in compiled(batch).items():
         torch.testing.assert_close(value, normalizer(batch)[name])
+
+
+@pytest.mark.parametrize("name", ["sentinel2_l2a", "sentinel1_asc", "canopy_height", "sentinel2_cloud"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_for_the_cpu_equals_torch_operations(data, name, dtype):
+    stored, stats = data
+    part = Normalizer.from_stats(stats, all_specs).parts[name]
+    batch = torch.from_numpy(np.concatenate([stored[name]] * 30))
+    assert part._is_fusable(batch, dtype)
+    values, valid = part(batch, dtype)
+    strided = batch.transpose(-1, -2).contiguous().transpose(-1, -2)
+    assert not part._is_fusable(strided, dtype)
+    expected, expected_valid = part(strided, dtype)
+    torch.testing.assert_close(values, expected, rtol=torch.finfo(dtype).eps, atol=2e-6)
+    assert torch.equal(valid, expected_valid)
+    single, _ = part(batch[0], dtype)
+    assert torch.equal(single, values[0])
+
+
+def test_the_kernel_for_the_cpu_knows_bands_without_statistics():
+    spec = catalogue["canopy_height"]
+    counts = start_counts(spec)
+    counts.add(np.stack([np.full((2, 2), 7, np.uint8), np.full((2, 2), 255, np.uint8)]))
+    normalizer = Normalizer.from_stats({spec.name: summarise(spec, counts)}, [spec])
+    for dtype in (torch.float32, torch.bfloat16):
+        found = normalizer({spec.name: torch.full((3, 2, 2, 2), 9, dtype=torch.uint8)}, dtype)
+        assert (found[spec.name][:, 0] == 2).all()
+        assert (found[spec.name][:, 1] == 0).all()
+        assert found["canopy_height_valid"].all(dim=(0, 2, 3)).tolist() == [True, False]
