@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 import threading
 import uuid
@@ -434,10 +433,7 @@ def _timestamp(time: datetime) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    """Writes atomically: readers see the old file or the new one."""
+    """Writes atomically: readers, and the next server after a kill, see the old file or the new one."""
     temporary = path.with_suffix(f"{path.suffix}.{threading.get_ident()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, separators=(",", ":"))
-        file.flush()
-        os.fsync(file.fileno())
+    temporary.write_text(json.dumps(value, separators=(",", ":")), encoding="utf-8")
     temporary.replace(path)

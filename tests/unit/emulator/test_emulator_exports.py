@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from fakes.embedded import ask, fake_server, fake_service, post
 from fakes.engine import FakeEvaluator, FakeShape, constant, load
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3etl.emulator.exports import ImageOptions, plan_files
@@ -232,6 +232,7 @@ def test_a_restart_keeps_the_files_that_were_complete(tmp_path: Path) -> None:
     assert complete.items() <= files.items()
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([None, (256, 256), (512, 1024)]))
 def test_files_cover_every_pixel_once(width: int, height: int, file_px: tuple[int, int] | None) -> None:
     grid = Grid(projection=Projection(crs="EPSG:4326", transform=(1, 0, 0, 0, -1, 0)), width=width, height=height)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 from fakes.embedded import ask, fake_server
 from fakes.engine import FakeAssets, FakeEvaluator, fake_asset_json
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3etl.emulator.listing import asset_id, asset_name, list_assets, parse_filter, read_token, write_token
@@ -122,6 +122,7 @@ def test_a_filter_that_is_not_understood_is_a_400(server: EmulatorServer, text: 
     assert answer.message.startswith("Invalid filter")
 
 
+@settings(max_examples=25)
 @given(st.integers(1, 70), st.integers(0, 9))
 def test_pages_join_to_the_whole(size: int, cloud: int) -> None:
     text = f"properties.CLOUD >= {cloud}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3etl.emulator.model import ServiceError, invalid
@@ -243,6 +243,7 @@ def test_old_finished_operations_are_forgotten(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 9999), st.booleans()), min_size=1, max_size=8))
 def test_every_operation_ends_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[int, bool]]

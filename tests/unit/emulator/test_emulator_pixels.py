@@ -45,6 +45,7 @@ def rasters(draw: st.DrawFn) -> Raster:
     return Raster(grid=grid_of(width, height), bands=bands, valid=valid)
 
 
+@settings(max_examples=40)
 @given(rasters())
 def test_npy_holds_every_band_as_it_is(raster: Raster) -> None:
     table = np.load(io.BytesIO(encode_npy(raster)), allow_pickle=False)
