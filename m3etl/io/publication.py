@@ -99,23 +99,29 @@ def write_metadata(path: Path, campaign: Campaign, plan: pd.DataFrame, arrays: S
     places.insert(
         0, "biome_name", [biome_names[code] if 0 <= code < len(biome_names) else None for code in places["biome"]]
     )
-    writer: pq.ParquetWriter | None = None
+    schema = _metadata_schema(places, arrays)
     count = 0
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for file in _provenance_files(campaign):
             rows = _metadata_rows(pd.read_parquet(file), places, arrays)
-            schema = writer.schema if writer else None
-            table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
-            writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
-            writer.write_table(table)
+            writer.write_table(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
             count += len(rows)
-    finally:
-        if writer:
-            writer.close()
-    if writer:
-        temporary.replace(path)
+    temporary.replace(path)
     return count
+
+
+def _metadata_schema(places: pd.DataFrame, arrays: Sequence[str]) -> pa.Schema:
+    """One schema for all shards: a column of the plan may hold nothing at all in some of them."""
+    fields = [
+        pa.field(field.name, pa.string() if pa.types.is_null(field.type) else field.type)
+        for field in pa.Schema.from_pandas(places, preserve_index=True)
+    ]
+    fields.sort(key=lambda field: field.name != "chip_id")
+    for array in arrays:
+        fields.append(pa.field(f"{array}_valid_fraction", pa.float32()))
+        fields.append(pa.field(f"{array}_time", pa.timestamp("ms", tz="UTC")))
+    return pa.schema(fields)
 
 
 def _metadata_rows(provenance: pd.DataFrame, places: pd.DataFrame, arrays: Sequence[str]) -> pd.DataFrame:

@@ -66,10 +66,12 @@ def _plan(chips: Sequence[SealedChip]) -> pd.DataFrame:
             "year": 2017 + chip.row % 4,
             "split": chip.split,
             "reserve": False,
+            "case": "coast" if chip.row == len(chips) - 1 else None,
         }
         for chip in chips
     ]
-    reserve = {**rows[0], "chip_id": "32632-160-9999-9999", "row": -1, "generation": -1, "reserve": True}
+    far = {"xmin": 600_000.0, "xmax": 600_160.0}
+    reserve = {**rows[0], **far, "chip_id": "32632-160-9999-9999", "row": -1, "generation": -1, "reserve": True}
     return pd.DataFrame([*rows, reserve])
 
 

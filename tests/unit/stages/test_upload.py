@@ -86,6 +86,7 @@ def test_the_table_has_one_row_per_stored_chip(campaign):
     assert table["chip_id"].is_unique
     assert set(table["split"]) == {"train", "val", "test"}
     assert table["biome_name"][1] == "Tropical & Subtropical Moist Broadleaf Forests"
+    assert table["case"].dropna().to_dict() == {10: "coast"}
     observed = table["sentinel2_l2a_valid_fraction"] > 0
     assert table["sentinel2_l2a_time"].notna().equals(observed)
     assert table.loc[observed, "sentinel2_l2a_time"].dt.strftime("%Y-%m-%d").unique().tolist() == ["2019-07-01"]
