@@ -61,6 +61,7 @@ def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress:
             hint="Choose another region with --region, other biomes with --biomes, or other points.",
         )
     kept = _fixed_chips(campaign)
+    _refuse_other_size(kept, campaign)
     plan = _joined(kept, plan)
     write_plan(campaign.plan_path, plan)
     return _summary(campaign, region, plan, selection, len(kept), time.monotonic() - started)
@@ -182,6 +183,15 @@ def _fixed_chips(campaign: Campaign) -> pd.DataFrame:
         return pd.DataFrame(columns=list(plan_types))
     plan = pd.DataFrame(read_plan(campaign.plan_path)).drop(columns="geometry")
     return plan[plan["generation"] >= 0]
+
+
+def _refuse_other_size(kept: pd.DataFrame, campaign: Campaign) -> None:
+    sizes = set((kept["xmax"] - kept["xmin"]).tolist()) - {campaign.chip_m}
+    if sizes:
+        raise InputError(
+            f"the campaign holds chips of {sizes.pop():g} m, and {campaign.chip_m:g} m are asked for",
+            hint="A data set has chips of one size: use another directory with `m3etl -C DIR`.",
+        )
 
 
 def _joined(kept: pd.DataFrame, plan: pd.DataFrame) -> pd.DataFrame:

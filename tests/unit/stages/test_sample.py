@@ -100,6 +100,9 @@ def test_fixed_chips_stay_when_the_plan_is_drawn_again(tmp_path: Path, world: ge
     assert again["row"][:5].tolist() == [0, 1, 2, 3, 4]
     assert summary.facts["kept from fixed generations"] == 5
     assert not set(plan["chip_id"][5:]) & set(again["chip_id"])
+    larger = campaign.with_config(sample=replace(campaign.config.sample, chip_px=448))
+    with pytest.raises(InputError, match="chips of 1280 m, and 4480 m"):
+        run_sample(larger, world, SilentProgress())
 
 
 def test_a_region_limits_the_draw(tmp_path: Path, world: geopandas.GeoDataFrame):
