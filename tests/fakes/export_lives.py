@@ -33,10 +33,11 @@ def die_after(writes: int, *, before: bool) -> None:
         def call(*arguments: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
-            if left == 0 and before:
+            fatal = left == 0
+            if fatal and before:
                 os.kill(os.getpid(), signal.SIGKILL)
             result = function(*arguments, **options)
-            if left == 0:
+            if fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 
@@ -83,7 +84,7 @@ def main() -> None:
     lives = 0
     while lives < 200:
         lives += 1
-        writes, before = draw.randint(1, 30), draw.random() < 0.5
+        writes, before = draw.randint(1, 60 * lives), draw.random() < 0.5
         child = os.fork()
         if child == 0:
             life(root, log, writes, before=before, faulty=faulty)
