@@ -144,6 +144,8 @@ class ChipStore:
         self._vectors: dict[tuple[str, int], Array] = {}
         self._indexes: dict[tuple[str, int], Array] = {}
         self._most_files = min(4096, max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 3))
+        self._shard_chips = self.layout.shard_chips
+        self._vector_names = {name for name, spec in self.layout.specs.items() if spec.shape is Shape.VECTOR}
         self._codecs = {name: self.layout.chunk_codec(name) for name in self.layout.specs}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -239,15 +241,14 @@ class ChipStore:
 
     def read_chip_into(self, array: str, row: int, values: Array) -> None:
         """Decode one chip straight into `values` (chip_shape, C-contiguous, stored dtype); fill where not observed."""
-        shard, position = divmod(row, self.shard_chips)
-        spec = self.specs[array]
-        if spec.shape is Shape.VECTOR:
+        shard, position = divmod(row, self._shard_chips)
+        if array in self._vector_names:
             values[...] = self._vector_chunk(array, shard)[position]
             return
         file = self._shard_file(array, shard)
         chunk = None if file is None else file.read(position)
         if chunk is None:
-            values[...] = spec.fill_value()
+            values[...] = self.specs[array].fill_value()
             return
         try:
             self._codecs[array].decode_into(chunk, values)

@@ -35,6 +35,10 @@ def run_normalize(
     """
     if device not in devices:
         raise InputError(f"unknown device: {device}", hint=f"Use one of {', '.join(devices)}.")
+    if device == "cuda":
+        from m3etl.stages.materialize import choose_device
+
+        choose_device(device)
     started = time.monotonic()
     store = open_store(campaign.store_path)
     rows = _train_rows(store)

@@ -463,3 +463,13 @@ def test_few_open_files_are_enough(tmp_path):
         for spec in few_specs[:3]:
             np.testing.assert_array_equal(store.read(spec.name, [row])[0], chips[row].arrays[spec.name])
     assert len(store._files) == 2
+
+
+def test_tensorstore_reads_the_same(tmp_path):
+    tensorstore = pytest.importorskip("tensorstore", reason="tensorstore is not installed")
+    make_store(tmp_path / "s", count=5)
+    store = open_store(tmp_path / "s")
+    for spec in few_specs:
+        path = f"{tmp_path}/s/{spec.name}/data"
+        opened = tensorstore.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}, read=True).result()
+        np.testing.assert_array_equal(opened.read().result(), store.read(spec.name, range(8)))

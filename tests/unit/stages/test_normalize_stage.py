@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import xarray
 from fakes.chips import all_specs, chip_m, few_specs, make_chips, make_store
 
@@ -118,6 +119,14 @@ def test_no_store_and_unknown_device(campaign):
     with pytest.raises(InputError, match="tpu"):
         run_normalize(campaign, device="tpu", progress=silent)
     assert choose_device("cpu") == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_asking_for_a_device_that_is_not_there(campaign):
+    make_store(campaign.store_path, few_specs, count=4)
+    with pytest.raises(InputError, match="no CUDA device"):
+        run_normalize(campaign, device="cuda", progress=silent)
+    assert not campaign.stats_path.exists()
 
 
 def test_normalised_copy(campaign):
