@@ -147,7 +147,7 @@ def run_name(config: PretrainConfig, dataset_id: str) -> str:
 def _composed(overrides: Sequence[str], progress: Progress) -> PretrainConfig:
     from m3etl.learn.settings import compose_config, preset_of
 
-    _needs_extra()
+    needs_training_extra()
     import torch
 
     cuda = torch.cuda.is_available()
@@ -158,7 +158,8 @@ def _composed(overrides: Sequence[str], progress: Progress) -> PretrainConfig:
     return config
 
 
-def _needs_extra() -> None:
+def needs_training_extra() -> None:
+    """MissingExtraError with the pip command where a package that training needs is not installed."""
     from importlib.util import find_spec
 
     from m3etl.errors import MissingExtraError

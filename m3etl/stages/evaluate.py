@@ -1,0 +1,251 @@
+"""`m3etl evaluate`: probes of an encoder on labels it was not trained on, beside floors that need no training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from m3etl.campaign import Campaign, write_atomically
+from m3etl.errors import InputError, NothingSelectedError
+from m3etl.io.publication import read_origins
+from m3etl.io.store import open_store, read_stats
+from m3etl.spec.modality import ArraySpec
+from m3etl.stages.pretrain import needs_training_extra, run_pretrain
+from m3etl.stages.summary import Progress, Summary
+
+if TYPE_CHECKING:
+    from m3etl.learn.checkpoint import Checkpoint
+    from m3etl.learn.evaluation import LabelledFeatures
+
+floors = ("image_statistics", "random_convolutions", "untrained_encoder")
+splits = ("train", "val", "test")
+
+
+def run_evaluate(
+    campaign: Campaign,
+    *,
+    checkpoint: Path | None = None,
+    labels: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    progress: Progress,
+) -> Summary:
+    """Probe labels (by default all arrays with a class table) and write evaluation.json into the run's directory.
+
+    With `checkpoint`, labels whose family it was trained to predict are refused (InputError) or, if not named, left
+    out. Without, each label is probed on the longest finished run that left its family out; where there is none, one is
+    pretrained first (with `overrides`), and that is said. Facts: `probes`, a row per label and probe, beside floors.
+    """
+    needs_training_extra()
+    started = time.monotonic()
+    wanted = labels_to_probe(campaign, labels)
+    if checkpoint is not None:
+        plan = _plan_of_checkpoint(checkpoint, wanted, named=bool(labels))
+    else:
+        plan = _plan_of_runs(campaign, wanted, overrides, progress)
+    rows: list[dict[str, Any]] = []
+    errors: dict[str, int] = {}
+    for found, specs in plan:
+        reports: list[dict[str, Any]] = []
+        for name, outcome in _probe(campaign, found, specs, progress).items():
+            if isinstance(outcome, str):
+                errors[f"{name}: {outcome}"] = 1
+                continue
+            reports.append({"label": name, **outcome})
+            rows.extend(_table_rows(name, outcome))
+        report = {"checkpoint": str(found.path), "dataset_id": found.state["dataset_id"], "labels": reports}
+        write_atomically(found.path.parents[1] / "evaluation.json", (json.dumps(report, indent=1) + "\n").encode())
+    facts = {
+        "runs": [str(found.path.parents[1]) for found, _ in plan],
+        "note": _note(campaign),
+        "probes": rows,
+    }
+    return Summary(
+        stage="evaluate",
+        done=len(rows) // 2,
+        rejected=len(errors),
+        seconds=time.monotonic() - started,
+        errors=errors,
+        facts=facts,
+    )
+
+
+def labels_to_probe(campaign: Campaign, labels: Sequence[str]) -> tuple[ArraySpec, ...]:
+    """The named arrays, or all with a class table; InputError names what cannot be probed."""
+    from m3etl.learn.features import probe_labels
+
+    if not campaign.store_path.exists() or not campaign.stats_path.exists():
+        raise NothingSelectedError(
+            f"there are no normalised chips in {campaign.root}", hint="Run `m3etl normalize` first."
+        )
+    known = {spec.name: spec for spec in probe_labels(tuple(open_store(campaign.store_path).specs.values()))}
+    unknown = [name for name in labels if name not in known]
+    if unknown or not known:
+        raise InputError(
+            f"not a label of this data set: {', '.join(unknown) or 'there is none'}",
+            hint=f"Labels: {', '.join(known) or 'none; export dynamic_world, worldcover or biome'}.",
+        )
+    return tuple(spec for name, spec in known.items() if name in labels or not labels)
+
+
+def is_unseen(checkpoint: Checkpoint, spec: ArraySpec) -> bool:
+    """Whether neither the label nor another array of its family was a pretext target of the checkpoint."""
+    family = spec.label_family
+    return spec.name not in checkpoint.targets and (not family or family not in checkpoint.target_families)
+
+
+def _plan_of_checkpoint(
+    path: Path, wanted: Sequence[ArraySpec], *, named: bool
+) -> list[tuple[Checkpoint, list[ArraySpec]]]:
+    from m3etl.learn.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(path)
+    unseen = [spec for spec in wanted if is_unseen(checkpoint, spec)]
+    seen = [spec for spec in wanted if not is_unseen(checkpoint, spec)]
+    if seen and (named or not unseen):
+        families = sorted({spec.label_family or spec.name for spec in seen})
+        raise InputError(
+            f"{checkpoint.path} was trained to predict {', '.join(spec.name for spec in seen)} or a derivative: "
+            "a probe of it would measure nothing",
+            hint=f"Pretrain one without: `m3etl pretrain data.leave_out=[{','.join(families)}]`; or drop --checkpoint.",
+        )
+    return [(checkpoint, unseen)]
+
+
+def _plan_of_runs(
+    campaign: Campaign, wanted: Sequence[ArraySpec], overrides: Sequence[str], progress: Progress
+) -> list[tuple[Checkpoint, list[ArraySpec]]]:
+    from m3etl.learn.checkpoint import find_runs, read_checkpoint
+
+    dataset_id = read_stats(campaign.stats_path).get("dataset_id", "")
+    chosen: dict[Path, tuple[Checkpoint, list[ArraySpec]]] = {}
+    for family in dict.fromkeys(spec.label_family or spec.name for spec in wanted):
+        specs = [spec for spec in wanted if (spec.label_family or spec.name) == family]
+        finished = [
+            run
+            for run in find_runs(campaign.runs_path)
+            if run.state["finished"]
+            and run.state["dataset_id"] == dataset_id
+            and all(is_unseen(run, spec) for spec in specs)
+        ]
+        if not finished:
+            progress.say(f"no finished run left {family} out: pretraining one with data.leave_out=[{family}]")
+            summary = run_pretrain(
+                campaign, overrides=[*overrides, "run.pictures=0", f"data.leave_out=[{family}]"], progress=progress
+            )
+            finished = [read_checkpoint(Path(summary.facts["run"]))]
+        chosen.setdefault(finished[0].path, (finished[0], []))[1].extend(specs)
+    return list(chosen.values())
+
+
+def _probe(
+    campaign: Campaign, checkpoint: Checkpoint, specs: Sequence[ArraySpec], progress: Progress
+) -> dict[str, dict[str, Any] | str]:
+    """For each label the scores of the encoder and of the floors, or the reason why it cannot be probed."""
+    from m3etl.learn.evaluation import LabelledFeatures
+
+    parts = _features_by_split(campaign, checkpoint, specs, progress)
+    outcomes: dict[str, dict[str, Any] | str] = {}
+    for spec in specs:
+        by_features = {
+            kind: {
+                split: LabelledFeatures(x=part.features[kind], y=part.labels[spec.name])
+                for split, part in parts.items()
+            }
+            for kind in ("encoder", *floors)
+        }
+        try:
+            outcomes[spec.name] = _scored(by_features, seed=checkpoint.config.run.seed)
+        except NothingSelectedError as error:
+            outcomes[spec.name] = error.message
+    return outcomes
+
+
+def _features_by_split(
+    campaign: Campaign, checkpoint: Checkpoint, specs: Sequence[ArraySpec], progress: Progress
+) -> dict[str, Any]:
+    import torch
+
+    from m3etl.compute.normalize import Normalizer
+    from m3etl.learn.checkpoint import load_encoder
+    from m3etl.learn.encoder import build_encoder, initialise
+    from m3etl.learn.features import (
+        encoder_features,
+        image_statistics,
+        joined,
+        random_convolutions,
+        read_features,
+    )
+    from m3etl.learn.mpmae import input_bands, input_levels
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    seed = checkpoint.config.run.seed
+    pretrained = load_encoder(checkpoint.path)
+    model = checkpoint.config.model
+    untrained = build_encoder(model.size, bands=len(input_bands), patch_px=model.patch_px, levels=len(input_levels))
+    initialise(untrained, torch.Generator().manual_seed(seed))
+    extractors = {
+        "encoder": encoder_features(pretrained.encoder.to(device).eval()),
+        "image_statistics": image_statistics,
+        "random_convolutions": random_convolutions(len(input_bands), seed=seed),
+        "untrained_encoder": encoder_features(untrained.to(device).eval()),
+    }
+    normalizer = Normalizer.from_stats(checkpoint.stats, [*pretrained.specs.values(), *specs])
+    progress.start("features", None)
+    found = {}
+    for split in splits:
+        try:
+            parts = read_features(
+                campaign.root,
+                normalizer=normalizer,
+                extractors=extractors,
+                labels=specs,
+                split=split,
+                device=device,
+                report=progress.advance,
+            )
+            found[split] = joined(list(parts))
+        except NothingSelectedError as error:
+            progress.say(f"no chips to probe in split {split}: {error.message}")
+    progress.finish()
+    return found
+
+
+def _scored(by_features: Mapping[str, Mapping[str, LabelledFeatures]], *, seed: int) -> dict[str, Any]:
+    from m3etl.learn.evaluation import majority_accuracy, score_probes
+
+    scores = {kind: score_probes(parts, seed=seed) for kind, parts in by_features.items()}
+    tested_on = scores["encoder"][0].tested_on
+    return {
+        "majority": majority_accuracy(by_features["encoder"], tested_on),
+        "scores": {kind: [asdict(score) for score in found] for kind, found in scores.items()},
+    }
+
+
+def _table_rows(label: str, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per probe: the encoder's score, its interval, and the floors."""
+    rows = []
+    for number, score in enumerate(outcome["scores"]["encoder"]):
+        low, high = score["accuracy_interval"]
+        rows.append(
+            {
+                "label": label,
+                "probe": score["probe"],
+                "test_chips": score["test_chips"],
+                "accuracy": round(score["accuracy"], 3),
+                "95 %": f"{low:.2f}-{high:.2f}",
+                "macro_f1": round(score["macro_f1"], 3),
+                **{kind: round(outcome["scores"][kind][number]["accuracy"], 3) for kind in floors},
+                "majority": round(outcome["majority"], 3),
+            }
+        )
+    return rows
+
+
+def _note(campaign: Campaign) -> str:
+    if campaign.provenance_path.is_dir() and read_origins(campaign, {}).synthetic:
+        return "made-up chips (the embedded planet): a sanity check, no result"
+    return "accuracy over all chips of the test split"
