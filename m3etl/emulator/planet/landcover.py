@@ -1,0 +1,335 @@
+"""What covers the ground: class and state of every pixel (plants, canopy, soil, fields, buildings), from which every
+sensor is modelled, and how it changes with the seasons."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from m3etl.emulator.planet.climate import LAPSE_RATE, season
+from m3etl.emulator.planet.frames import Frame, Node, octave_sum
+from m3etl.emulator.planet.noise import Singles, mix, smoothstep, uniform
+from m3etl.emulator.planet.terrain import slopes
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class Cover(IntEnum):
+    """Classes of the ground."""
+
+    WATER = 0
+    TREES = 1
+    SHRUBS = 2
+    GRASS = 3
+    CROPS = 4
+    BUILT = 5
+    BARE = 6
+    ICE = 7
+    WETLAND = 8
+    MANGROVE = 9
+    MOSS = 10
+
+
+class State:
+    """Rows of the continuous state, each (N,) float32."""
+
+    ELEVATION, SLOPE_EAST, SLOPE_NORTH = 0, 1, 2
+    WARMTH, SWING = 3, 4
+    """Annual mean and half yearly range of the temperature in degrees C, lapse rate applied."""
+    ARIDITY = 5
+    """Rain over potential evaporation: below 0.2 desert, above 1 humid."""
+    SUMMER_RAIN = 6
+    GREEN = 7
+    """Share of the ground that plants cover at their best, 0 to 1."""
+    EVERGREEN = 8
+    CANOPY = 9
+    """Height of trees in metres."""
+    BRIGHT = 10
+    """Brightness of the soil, 0 to 1."""
+    RED = 11
+    """Iron in the soil, 0 to 1."""
+    PHASE = 12
+    """Crops: day of the year of the peak; built: number of the block, 0 to 1."""
+    MURKY = 13
+    """Turbidity of water, 0 to 1."""
+    GRAIN = 14
+    """Fine texture, about [-1, 1]."""
+    ROUGH = 15
+    """Roughness of the ground, 0 to 1."""
+    COUNT = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The ground at the pixels of a frame: `cover` (N,) uint8 of `Cover`, `state` (State.COUNT, N) float32."""
+
+    cover: Bytes
+    state: Singles
+
+
+def ground(frame: Frame) -> Ground:
+    """The ground of a frame, made once per frame."""
+    return frame.keep("ground", lambda: _make(frame))  # type: ignore[no-any-return]
+
+
+def _make(frame: Frame) -> Ground:
+    state = np.empty((State.COUNT, frame.size), np.float32)
+    cover = np.empty(frame.size, np.uint8)
+    state[State.ELEVATION], state[State.SLOPE_EAST], state[State.SLOPE_NORTH] = slopes(frame)
+    x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+    patch = octave_sum(x, y, z, ((3.7, 0.5, 0.0), (1.2, 0.45, 0.0), (0.38, 0.4, 0.0), (0.12, 0.3, 0.0)), 58)
+    rivers = octave_sum(x, y, z, ((9.0, 0.5, 0.0), (2.6, 0.2, 0.0)), 32)
+    towns = octave_sum(x, y, z, ((3.3, 0.55, 0.0),), 52)
+    state[State.GRAIN] = octave_sum(x, y, z, ((0.032, 1.0, 0.0),), 81)
+    columns = np.stack([frame.column(name) for name in _INPUTS])
+    _cover(columns, patch, rivers, towns, cover, state)
+    return Ground(cover=cover, state=state)
+
+
+_INPUTS = (
+    Node.LON, Node.LAT, Node.SHORE, Node.WARMTH, Node.SWING, Node.RAIN, Node.SUMMER_RAIN, Node.MARSH,
+    Node.RIVERS, Node.PEOPLE, Node.TOWNS, Node.SOIL, Node.WET, Node.PATCH, Node.RELIEF,
+)  # fmt: skip
+
+_PARCEL_DEG = 0.0019
+_BLOCK_DEG = 0.00032
+_STREET_DEG = 0.0016
+
+
+@numba.njit(inline="always")
+def potential_evaporation(warmth: Any, swing: Any) -> Any:
+    """mm a year after Holdridge: 58.93 times the mean of the temperatures above freezing."""
+    return 58.93 * 0.5 * (warmth + math.sqrt(warmth * warmth + 0.405 * swing * swing)) + 15.0
+
+
+@numba.njit(inline="always")
+def _parcel(lon: Any, lat: Any) -> Any:
+    """The number of the field at a position: bricks of about 200 x 300 m, a third of them four times as large."""
+    band = math.floor(lat * 2.0)
+    across = lon * math.cos(math.radians((band + 0.5) * 0.5))
+    row = math.floor(lat / (2.0 * _PARCEL_DEG))
+    column = math.floor(across / (3.0 * _PARCEL_DEG) + 0.37 * (int(row) % 3))
+    large = mix(np.uint32(int(column) * 7919) ^ mix(np.uint32(int(row) * 104729 + 17)))
+    if large % np.uint32(3) != 0:
+        row = math.floor(lat / _PARCEL_DEG)
+        column = math.floor(across / (1.5 * _PARCEL_DEG) + 0.37 * (int(row) % 3))
+        large = mix(np.uint32(int(column) * 7919) ^ mix(np.uint32(int(row) * 104729 + 29)))
+    return large
+
+
+@numba.njit(inline="always")
+def _chance(number: Any, salt: int) -> Any:
+    """A number in (0, 1) from a hash."""
+    return np.float32(mix(number ^ np.uint32(salt * 2654435761 & 0xFFFFFFFF)) >> np.uint32(8)) * np.float32(
+        1.0 / 16777216.0
+    )
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _cover(
+    columns: Any, patch: Singles, river_noise: Singles, town_noise: Singles, cover: Bytes, state: Singles
+) -> None:
+    for i in range(cover.size):
+        lon, lat, shore = columns[0, i], columns[1, i], columns[2, i]
+        elev = float(state[0, i])
+        slope = math.sqrt(state[1, i] ** 2 + state[2, i] ** 2)
+        flat = 1.0 - smoothstep(0.03, 0.12, slope)
+        grain = float(state[14, i])
+        warmth = columns[3, i] - LAPSE_RATE * max(elev, 0.0)
+        swing = columns[4, i]
+        rain = columns[5, i] * (1.0 + 0.35 * columns[12, i])
+        aridity = max(rain, 2.0) / potential_evaporation(warmth, swing)
+        hottest = warmth + abs(swing)
+        coldest = warmth - abs(swing)
+        marsh = columns[7, i]
+        river = abs(columns[8, i] + river_noise[i])
+        basin = columns[8, i] + river_noise[i]
+        people = columns[9, i]
+        town = columns[10, i] + town_noise[i]
+        soil = columns[11, i]
+        noise = columns[13, i] + patch[i]
+        humid = smoothstep(0.1, 0.5, aridity)
+
+        green = smoothstep(0.04, 0.55, aridity + 0.06 * noise) * smoothstep(0.5, 7.0, hottest)
+        trees = smoothstep(0.45, 1.05, aridity) * smoothstep(8.5, 12.5, hottest)
+        wooded = 1.3 * trees - 0.28 + 0.55 * noise - 0.25 * smoothstep(0.5, 1.0, slope)
+        evergreen = max(
+            smoothstep(14.0, 20.0, coldest) * smoothstep(0.8, 1.2, aridity), 1.0 - smoothstep(-12.0, -3.0, coldest)
+        )
+        evergreen = max(evergreen, smoothstep(300.0, 1500.0, elev) * (1.0 - smoothstep(4.0, 12.0, warmth)) * 0.9)
+        evergreen = min(max(evergreen + 0.5 * (noise if warmth < 18.0 else 0.0), 0.0), 1.0)
+        if coldest < -27.0:
+            evergreen *= 0.3  # larch country
+        canopy = 0.0
+        phase = 0.0
+        murky = 0.0
+        rough = min(1.0, 0.25 + 1.2 * slope + 0.1 * noise)
+        bright = min(max(0.55 - 0.35 * smoothstep(0.05, 0.8, aridity) + 0.16 * soil + 0.1 * noise, 0.05), 1.0)
+        red = min(max(0.25 + 0.45 * soil + 0.3 * smoothstep(18.0, 25.0, warmth), 0.0), 1.0)
+        number = _parcel(lon, lat)
+        suited = (
+            smoothstep(11.0, 15.0, hottest) * smoothstep(0.14, 0.34, aridity) * flat
+            * (1.0 - smoothstep(1200.0, 2800.0, elev))
+            * (1.0 - 0.7 * smoothstep(1.0, 1.6, aridity) * smoothstep(16.0, 22.0, warmth))
+        )  # fmt: skip
+        farmed = suited * (0.42 + 0.75 * people)
+        if river < 0.1 and aridity > 0.06 and people > 0.0:
+            farmed = max(farmed, 0.8 * smoothstep(14.0, 20.0, hottest) * flat * (0.35 + people))
+        density = 0.8 * town + 0.55 * people - 0.9 + 0.3 * suited - 0.3 * (1.0 - smoothstep(9.0, 15.0, hottest))
+        lake = basin > (0.72 if abs(lat) > 48.0 and aridity > 0.7 else 1.2) + 0.2 * (1.0 - flat) + 0.05 * noise
+        wide = 0.016 * smoothstep(0.12, 0.9, aridity) * (0.4 + 0.6 * flat) * (0.7 + 0.5 * noise)
+
+        if elev <= 0.0:
+            kind = 0
+            murky = max(0.0, 0.8 + elev / 14.0) * (0.4 + 0.5 * humid)
+        elif hottest < -0.5 + 1.2 * noise and aridity > 0.08:
+            kind = 7
+            green = 0.0
+        elif (river < wide or lake) and hottest > 1.0:
+            kind = 0
+            murky = 0.15 + 0.4 * (river < wide) + 0.2 * noise
+        elif elev < 7.0 and shore < 25.0 and coldest > 15.0 and aridity > 0.15 and slope < 0.05 and noise > -0.35:
+            kind = 9
+            green, evergreen = 0.95, 1.0
+            canopy = max(4.0, 11.0 + 7.0 * noise)
+            rough = 0.5
+        elif density > 0.0 and coldest > -32.0 and slope < 0.25 and _chance(number, 3) < 0.25 + 2.4 * density:
+            kind = 5
+        elif marsh * (1.2 - 1.5 * river + 0.5 * noise) > 0.55 or (
+            river < 0.09 and flat > 0.8 and aridity > 0.7 and noise > 0.3 and hottest > 8.0
+        ):
+            kind = 8
+            green = max(green, 0.8)
+            rough = 0.3
+        elif farmed > _chance(number, 1) and hottest > 12.0:
+            kind = 4
+        elif wooded > 0.25 and trees > 0.05:
+            kind = 1
+        elif green > 0.12 and hottest < 9.5:
+            kind = 10
+        elif green > 0.16 and (noise + 1.6 * (0.42 - aridity) > 0.12 or wooded > 0.1) and hottest > 8.0:
+            kind = 2
+        elif green > 0.22:
+            kind = 3
+        else:
+            kind = 6
+
+        if kind == 1:
+            tall = smoothstep(0.5, 1.3, aridity) * smoothstep(8.5, 18.0, hottest)
+            canopy = max(3.0, 5.0 + 24.0 * tall * (0.55 + 0.6 * (wooded - 0.25)) + 3.0 * grain)
+            green = min(1.0, 0.55 + 0.6 * wooded)
+            rough = 0.8
+        elif kind == 2:
+            canopy = max(0.0, 1.2 + 1.5 * noise)
+            green *= 0.75
+            rough = min(1.0, rough + 0.2)
+        elif kind == 3:
+            green *= 0.9
+            evergreen *= 0.25
+        elif kind == 4:
+            phase = 200.0 if lat >= 0 else 17.0
+            phase += (_chance(number, 5) - 0.5) * (110.0 if coldest < 8.0 else 330.0)
+            if _chance(number, 7) < 0.12:
+                green = 0.12  # fallow
+            else:
+                green = 0.75 + 0.2 * _chance(number, 9)
+            evergreen = 0.0
+            bright = min(1.0, 0.8 * bright + 0.25 * _chance(number, 11))
+            rough = 0.15 + 0.35 * _chance(number, 13)
+        elif kind == 5:
+            across = lon * math.cos(math.radians((math.floor(lat * 2.0) + 0.5) * 0.5))
+            phase = uniform(math.floor(across / _BLOCK_DEG), math.floor(lat / _BLOCK_DEG), 91)
+            street = min((across / _STREET_DEG) % 1.0, (lat / _STREET_DEG) % 1.0) < 0.12
+            green = 0.0 if street else max(0.0, 0.55 - 0.7 * density) * (1.0 if phase > 0.55 else 0.2) * humid
+            if street:
+                phase = 0.0
+            canopy = 6.0 * green
+            rough = 0.2 if street else 1.0
+        elif kind == 8:
+            evergreen = max(evergreen, 0.45 + 0.3 * noise)
+        elif kind == 10:
+            canopy = 0.0
+            evergreen = max(evergreen, 0.3)
+        elif kind == 6 or kind == 0 or kind == 7:
+            evergreen *= 0.3
+        if kind == 6:
+            green *= 0.6
+        if kind == 0 or kind == 7:
+            green = 0.0
+
+        cover[i] = kind
+        state[3, i], state[4, i], state[5, i], state[6, i] = warmth, swing, min(aridity, 6.0), columns[6, i]
+        state[7, i], state[8, i], state[9, i], state[10, i] = green, evergreen, canopy, bright
+        state[11, i], state[12, i], state[13, i] = red, phase, min(max(murky, 0.0), 1.0)
+        state[15, i] = min(max(rough, 0.0), 1.0)
+
+
+class Now:
+    """Rows of the state of one day, each (N,) float32."""
+
+    LEAF = 0
+    """Share of the ground under green leaves."""
+    DRY = 1
+    """Share of the ground under dry plants."""
+    SNOW = 2
+    """Share of the ground under snow."""
+    MOIST = 3
+    """Moisture of the soil, 0 to 1."""
+    COUNT = 4
+
+
+def today(frame: Frame, day: int) -> Singles:
+    """(Now.COUNT, N) state of the ground on a day counted from 1970-01-01."""
+    return frame.keep(("today", day), lambda: _season(frame, day))  # type: ignore[no-any-return]
+
+
+def _season(frame: Frame, day: int) -> Singles:
+    land = ground(frame)
+    x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+    weather = octave_sum(x, y, z, ((260.0, 1.0, 0.0), (30.0, 0.35, 0.0)), 1_000 + day // 6)
+    out = np.empty((Now.COUNT, frame.size), np.float32)
+    _today(land.cover, land.state, weather, float((day + 0.25) % 365.25), out)
+    return out
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _today(cover: Bytes, state: Singles, weather: Singles, day_of_year: float, out: Singles) -> None:
+    summer = season(day_of_year)
+    for i in range(cover.size):
+        kind = cover[i]
+        warmth, swing = float(state[3, i]), float(state[4, i])
+        local_summer = summer if swing >= 0 else -summer
+        temperature = warmth + abs(swing) * local_summer + 2.0 * weather[i]
+        aridity, summer_rain = float(state[5, i]), float(state[6, i])
+        water = aridity * (1.0 + 0.95 * summer_rain * local_summer)
+        green, evergreen = float(state[7, i]), float(state[8, i])
+        growing = smoothstep(3.0, 12.0, temperature) if warmth - abs(swing) < 6.0 else 1.0
+        wet = smoothstep(0.08, 0.5, water) if aridity < 1.3 else 1.0
+        if kind == 4:
+            away = abs((day_of_year - state[12, i] + 547.875) % 365.25 - 182.625)
+            growing = (1.0 - smoothstep(35.0, 85.0, away)) * smoothstep(2.0, 9.0, temperature)
+            leaf = green * growing
+            dry = 0.25 * green * (1.0 - growing)
+        else:
+            active = evergreen + (1.0 - evergreen) * growing * wet
+            leaf = green * active
+            dry = 0.75 * (green - leaf)
+        snow = smoothstep(0.5, -4.0, temperature + 1.5 * state[14, i]) * smoothstep(0.05, 0.2, aridity)
+        if kind == 7:
+            snow = 1.0
+        elif kind == 1:
+            snow *= 0.45
+        elif kind == 0:
+            snow = smoothstep(-6.0, -12.0, temperature)  # ice on the water
+        elif kind == 5:
+            snow *= 0.6
+        out[0, i] = leaf * (1.0 - 0.6 * snow if kind != 1 else 1.0)
+        out[1, i] = dry
+        out[2, i] = snow
+        out[3, i] = min(max(smoothstep(0.0, 1.6, water) + 0.22 * weather[i] + 0.08 * state[14, i], 0.0), 1.0)
