@@ -86,7 +86,11 @@ class ReducerValue:
             return self.objects(columns, valid, weights)
         assert self.numeric is not None
         results = self.numeric(columns, *_resolve(self.weighted, valid, weights))
-        return [value.item() if present else self.empty for value, present in results]
+        return [_python(value) if present else self.empty for value, present in results]
+
+
+def _python(value: Any) -> Any:
+    return value.item() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _resolve(weighted: bool, valid: BoolArray, weights: AnyWeights) -> tuple[BoolArray, Weights]:
@@ -301,7 +305,9 @@ def fixed_histogram(context: Context, low: float, high: float, steps: int, cumul
         raise invalid("Reducer.fixedHistogram: min must be below max, and steps positive.")
 
     def function(values: Array, weights: Weights) -> Any:
-        counts, edges = np.histogram(values, bins=steps, range=(low, np.nextafter(high, -np.inf)), weights=weights)
+        kept = (values >= low) & (values < high)
+        edges = np.linspace(low, high, steps + 1)
+        counts, _ = np.histogram(values[kept], bins=edges, weights=None if weights is None else weights[kept])
         counts = np.cumsum(counts) if cumulative else counts
         return [[float(edge), float(number)] for edge, number in zip(edges[:-1], counts, strict=True)]
 

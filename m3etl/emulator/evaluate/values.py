@@ -254,5 +254,11 @@ def type_name(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "List"
     name = type(value).__name__
-    known = {"str": "String", "dict": "Dictionary", "ndarray": "Array", "Projection": "Projection"}
+    known = {
+        "str": "String",
+        "dict": "Dictionary",
+        "ndarray": "Array",
+        "SourceImages": "Collection",
+        "SourceFeatures": "Collection",
+    }
     return known.get(name, name.removesuffix("Value"))
