@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 
 from m3etl.emulator.model import ServiceError, invalid
 from m3etl.emulator.operations import Operation, OperationQueue, Running
+
+repository = Path(__file__).resolve().parents[3]
 
 
 class Runner:
@@ -270,3 +274,33 @@ def test_every_operation_ends_once_and_in_order(
     assert order == ["blocker", *(str(index) for _, index in sorted(kept))]
     states = ["CANCELLED" if cancel else "SUCCEEDED" for _, cancel in plan]
     assert [operation.state for operation in operations] == states
+
+
+def test_operations_of_a_killed_server_are_adopted(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from m3etl.emulator.operations import OperationQueue\n"
+        "queue = OperationQueue(Path(sys.argv[1]), lambda running: time.sleep(60), running=1)\n"
+        "queue.start()\n"
+        "for name in ('running', 'waiting'):\n"
+        "    print(queue.submit('p', 'EXPORT_IMAGE', {'description': name}).id, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=repository)
+    assert process.stdout is not None
+    with process.stdout as output:
+        ids = [output.readline().decode().strip() for _ in range(2)]
+        runner = Runner()
+        runner.gate.release(2)
+        early = queue_in(tmp_path, runner)
+        assert {early.get(identifier).done for identifier in ids} == {False}
+        early.close()
+        assert runner.order == [], "its server is alive"
+        process.kill()
+        process.wait()
+    queue = queue_in(tmp_path, runner)
+    assert [queue.wait(identifier, 10).state for identifier in ids] == ["SUCCEEDED", "SUCCEEDED"]
+    assert queue.get(ids[0]).attempt == 2
+    queue.close()
+    assert sorted(path.name for path in (tmp_path / "servers").iterdir()) == ["directory.lock"]

@@ -68,6 +68,9 @@ def test_wrong_input_is_told_by_the_parent(tmp_path: Path) -> None:
     faults.write_text('{"rules": [{"path": "x"}]}')
     with pytest.raises(InputError, match=r"rules\[0\]: needs one of"):
         start_embedded(faults=faults)
+    (tmp_path / "archive.jsonl").write_text("{")
+    with pytest.raises(InputError, match=r"archive\.jsonl, line 1"):
+        start_embedded(archive=tmp_path)
     with pytest.raises(InputError, match="Cannot use the state directory"):
         start_embedded(state_dir=Path("/dev/null/state"))
 
