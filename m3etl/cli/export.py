@@ -12,6 +12,11 @@ from m3etl.cli.options import Settings, earthengine_options
 @click.option(
     "--modality", "modalities", metavar="NAME", multiple=True, help="Only this modality; may be given several times."
 )
+@click.option(
+    "--s2",
+    type=click.Choice(["auto", "l2a", "l1c", "both"]),
+    help="Level of Sentinel-2: L2A where it exists, else L1C (auto, the default), one of them, or both.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
 @click.option("--dry-run", is_flag=True, help="Say what would be requested, and its size; request nothing.")
 @earthengine_options
@@ -20,6 +25,7 @@ def command(
     settings: Settings,
     region: str | None,
     modalities: tuple[str, ...],
+    s2: str | None,
     retry_failed: bool,
     dry_run: bool,
     ee_url: str | None,
@@ -41,7 +47,7 @@ def command(
     source = source_of(ee_url, ee_project, archive)
     campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)
     summary = export_pixels(
-        campaign, progress, region=region, modalities=modalities, retry_failed=retry_failed, dry_run=dry_run
+        campaign, progress, region=region, modalities=modalities, s2=s2, retry_failed=retry_failed, dry_run=dry_run
     )
     write_summaries(settings, [*summaries, summary])
     return require_success([summary])

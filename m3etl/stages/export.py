@@ -10,12 +10,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from m3etl.campaign import Campaign, ExportConfig, locked, save_config
+from m3etl.campaign import Campaign, ExportConfig, locked, read_config, save_config
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import FlowCounts
@@ -45,6 +46,7 @@ def run_export(
     session: Session | None,
     region: str | None = None,
     modalities: Sequence[str] = (),
+    s2: str | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
     progress: Progress,
@@ -52,14 +54,17 @@ def run_export(
 ) -> Summary:
     """Export the planned chips whose centre lies in `region` (all without one), with the arrays of `modalities`.
 
-    The arrays are fixed by the first export. `dry_run` sends nothing and needs no session. `retry_failed` takes chips
-    up again that had failed for good. base_wait_s: first back-off after a failure. `failed` of the summary counts
-    quarantined chips, `errors` their reasons; everything else is sealed.
+    The arrays are fixed by the first export, and `s2` (auto, l2a, l1c or both; as configured without one) with them.
+    `dry_run` sends nothing and needs no session. `retry_failed` takes chips up again that had failed for good.
+    base_wait_s: first back-off after a failure. `failed` of the summary counts quarantined chips, `errors` their
+    reasons; everything else is sealed.
 
     Raises NothingSelectedError where no planned chip lies in the region, InputError for arrays that were not part of
     the first export, RemoteError where the service refuses or does not answer, KeyboardInterrupt after Ctrl-C, when
     what was in flight has landed.
     """
+    if s2 is not None:
+        campaign = campaign.with_config(export=replace(campaign.config.export, s2=s2))
     plan = _read_chips(campaign)
     selected = _select(plan, region)
     if dry_run:
@@ -135,11 +140,13 @@ class _Export:
             planned = int((~self._plan["reserve"]).sum())
             shard_chips = campaign.config.store.shard_chips or choose_shard_chips(planned, specs, campaign.chip_m)
             ledger.write_meta("shard_chips", shard_chips)
+            ledger.write_meta("s2", campaign.config.export.s2)
             ledger.write_meta("catalogue", {spec.name: spec.digest() for spec in specs})
             ledger.write_meta("arrays", [spec.name for spec in specs])
             names = [spec.name for spec in specs]
         every = {spec.name: spec for spec in select_arrays()}
         _check_catalogue(ledger.read_meta("catalogue"), every)
+        _check_level(campaign.config.export.s2, ledger.read_meta("s2"))
         fixed = {name: every[name] for name in names}
         _check_modalities(modalities, tuple(fixed.values()))
         self._save_catalogue(tuple(fixed.values()))
@@ -147,8 +154,8 @@ class _Export:
 
     def _save_catalogue(self, specs: Sequence[ArraySpec]) -> None:
         digests = {spec.name: spec.digest() for spec in specs}
-        if dict(self._campaign.config.catalogue) != digests:
-            self._campaign = self._campaign.with_config(catalogue=digests)
+        self._campaign = self._campaign.with_config(catalogue=digests)
+        if read_config(self._campaign.config_path) != self._campaign.config:
             save_config(self._campaign)
 
     def _synchronise_plan(self) -> None:
@@ -339,6 +346,14 @@ def _check_catalogue(recorded: Mapping[str, str], known: Mapping[str, ArraySpec]
         raise InputError(
             f"the catalogue declares these arrays otherwise than when the campaign began: {', '.join(changed)}",
             hint="Go on with the m3etl that began it, or start another campaign.",
+        )
+
+
+def _check_level(wanted: str, fixed: str) -> None:
+    if wanted != fixed:
+        raise InputError(
+            f"the first export fixed the Sentinel-2 level {fixed!r}; {wanted!r} was asked for now",
+            hint=f"Go on with `--s2 {fixed}`, or start another campaign.",
         )
 
 

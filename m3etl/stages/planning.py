@@ -51,6 +51,7 @@ from m3etl.spec.scenes import (
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
 wave_batches = 24
+least_batch, least_batches = 8, 4
 question_bytes = 256 * 1024
 wish_windows_days = (15, 180)
 static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldcover": 2020}
@@ -203,7 +204,8 @@ class ScenePlanner:
             yield from (_Question(searches=batch, levels=levels) for batch in self._batches(members))
 
     def _batches(self, searches: Sequence[_Search]) -> Iterator[tuple[_Search, ...]]:
-        size = max(1, self._config.plan_batch)
+        # A small selection is cut into a few batches, so that the service works on them side by side.
+        size = max(1, min(self._config.plan_batch, max(least_batch, -(-len(searches) // least_batches))))
         for start in range(0, len(searches), size):
             yield tuple(searches[start : start + size])
 
