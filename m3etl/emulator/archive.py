@@ -396,7 +396,8 @@ def _describe(path: Path) -> _Raster:
 def _footprint(source: Any) -> BaseGeometry:
     """The raster's outline in degrees, with points along its edges, split where it crosses the antimeridian."""
     outline = shapely.segmentize(box(0, 0, source.width, source.height), max(source.width, source.height) / 16)
-    placed = shapely.transform(outline, lambda xy: np.column_stack(source.transform * (xy[:, 0], xy[:, 1])))
+    a, b, c, d, e, f = tuple(source.transform)[:6]
+    placed = shapely.transform(outline, lambda xy: xy @ np.array([[a, d], [b, e]]) + [c, f])
     geometry = transform_geom(source.crs, "EPSG:4326", mapping(placed), antimeridian_cutting=True)
     found = shape(geometry)
     return found if found.is_valid else shapely.make_valid(found)

@@ -245,11 +245,11 @@ def _properties(number: int, kind: int, realm: int, names: set[str]) -> dict[str
 
 def _outlines(regions: npt.NDArray[np.int32]) -> dict[int, list[Polygon]]:
     """Polygons in degrees of every region, holes included."""
+    from rasterio import Affine
     from rasterio.features import shapes
-    from rasterio.transform import from_origin
 
     parts: dict[int, list[Polygon]] = defaultdict(list)
-    for shape, value in shapes(regions, mask=regions > 0, transform=from_origin(-180, 90, STEP_DEG, STEP_DEG)):
+    for shape, value in shapes(regions, mask=regions > 0, transform=Affine(STEP_DEG, 0, -180, 0, -STEP_DEG, 90)):
         rings = [[(round(x, 6), round(y, 6)) for x, y in ring] for ring in shape["coordinates"]]
         parts[int(value)].append(Polygon(rings[0], rings[1:]))
     return parts

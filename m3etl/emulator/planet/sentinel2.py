@@ -13,12 +13,14 @@ import numpy as np
 from m3etl.emulator.model import BandInfo, CollectionQuery, ImageInfo, PixelType, Projection
 from m3etl.emulator.planet import optics
 from m3etl.emulator.planet.clouds import Sky, sky
+from m3etl.emulator.planet.coverage import ORBIT
 from m3etl.emulator.planet.frames import Frame, Request
-from m3etl.emulator.planet.granules import ORBIT, Granule, find_granules, granule_of
+from m3etl.emulator.planet.granules import Granule, find_granules, granule_of
 from m3etl.emulator.planet.imagery import UINT8, UINT16, Painted, PlanetImage, chance, hashed
 from m3etl.emulator.planet.landcover import Cover, Now, State, ground, today
 from m3etl.emulator.planet.noise import Singles
 from m3etl.emulator.planet.orbits import seconds, stamp
+from m3etl.emulator.planet.tiles import Tile
 
 _GSD = {
     "B1": 60, "B2": 10, "B3": 10, "B4": 10, "B5": 20, "B6": 20, "B7": 20, "B8": 10, "B8A": 20, "B9": 60, "B10": 60,
@@ -47,15 +49,13 @@ class Sentinel2Collection:
     properties: Mapping[str, Any] = field(default_factory=lambda: {"synthetic": True})
 
     def find(self, query: CollectionQuery) -> Iterator[PlanetImage]:
-        for granule in find_granules(query, _EUROPE_L2A if self.surface else 0.0):
-            if not self.surface or _has_surface(granule):
-                yield self._image(granule)
+        wanted, earliest_s = (_has_surface, _EUROPE_L2A) if self.surface else (None, 0.0)
+        for granule in find_granules(query, wanted, earliest_s):
+            yield self._image(granule)
 
     def image(self, index: str) -> PlanetImage | None:
-        granule = granule_of(index)
-        if granule is None or (self.surface and not _has_surface(granule)):
-            return None
-        return self._image(granule)
+        granule = granule_of(index, _has_surface if self.surface else None)
+        return None if granule is None else self._image(granule)
 
     def _image(self, granule: Granule) -> PlanetImage:
         return PlanetImage(lambda: self._info(granule), lambda bands, request: self._paint(granule, bands, request))
@@ -99,7 +99,7 @@ class Sentinel2Collection:
         tile = granule.tile
         satellite = ORBIT.satellites[granule.satellite].name
         craft = "S2" + satellite[-1]
-        track = granule.coverage.track + 1
+        track = granule.sighting.track + 1
         baseline = _baseline(granule.time_s)
         made_s = granule.datatake_s + 14_400 + hashed("made", granule.index) % 20_000
         start = stamp(granule.datatake_s)
@@ -124,7 +124,7 @@ class Sentinel2Collection:
             "GEOMETRIC_QUALITY": "PASSED",
             "GRANULE_ID": f"{level[3:]}_T{tile.name}_A{absolute:06d}_{start}",
             "MEAN_INCIDENCE_AZIMUTH_ANGLE_B4": 100.0 + hashed("azimuth", granule.revolution) % 100 / 10.0,
-            "MEAN_INCIDENCE_ZENITH_ANGLE_B4": round(abs(granule.coverage.across[0]) / 145.0 * 10.0, 4),
+            "MEAN_INCIDENCE_ZENITH_ANGLE_B4": round(abs(granule.sighting.across_km) / 145.0 * 10.0, 4),
             "MEAN_SOLAR_AZIMUTH_ANGLE": round(sun.sun_azimuth, 6),
             "MEAN_SOLAR_ZENITH_ANGLE": round(sun.sun_zenith, 6),
             "MGRS_TILE": tile.name,
@@ -193,10 +193,10 @@ def tile_bands(granule: Granule) -> dict[str, BandInfo]:
     return _bands_of(granule.tile.crs, granule.tile.left, granule.tile.top)
 
 
-def _has_surface(granule: Granule) -> bool:
-    tile = granule.tile
+def _has_surface(tile: Tile, time_s: float) -> bool:
+    """Whether Level-2A exists: in Europe from March 2017, everywhere from December 2018."""
     european = -12.0 < tile.lon < 40.0 and 34.0 < tile.lat < 72.0
-    return granule.time_s >= (_EUROPE_L2A if european else _GLOBAL_L2A)
+    return time_s >= (_EUROPE_L2A if european else _GLOBAL_L2A)
 
 
 def _sun_distance_factor(day_of_year: float) -> float:
@@ -216,8 +216,6 @@ def _baseline(time_s: float) -> str:
 
 
 def _missing_share(granule: Granule) -> float:
-    if granule.coverage.whole:
-        return 0.0
     at = np.arange(50)
     column, row = (values.ravel() for values in np.meshgrid(at, at))
     inside = granule.coverage.inside(column, row, 109_800.0 / 50)
