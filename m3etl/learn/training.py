@@ -175,7 +175,9 @@ class Pretraining(lightning.LightningModule):
             self._load_optimizer(self.resume_from.optimizer_tensors())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rate of this step: it is a function of the step alone."""
+        """Set the rate of this step, a function of the step alone, and clip (Lightning refuses to with a fused step)."""
+        if self.config.optim.clip_norm:
+            nn.utils.clip_grad_norm_(self.parameters(), self.config.optim.clip_norm)
         for group in optimizer.param_groups:
             group["lr"] = self.rate * rate_share(self.step, self.steps, self.config.optim.warmup_fraction)
 
@@ -397,11 +399,19 @@ class TrainingClock:
 class JsonLinesLogger(Logger):
     """Lightning's logger interface over metrics.jsonl: one JSON object a line, `step` and what was measured."""
 
-    def __init__(self, path: Path, *, resumed_step: int | None = None) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
-        kept = [] if resumed_step is None else _lines_until(path, resumed_step)
-        path.write_text("".join(kept), encoding="utf-8")
+
+    def keep_until(self, step: int) -> None:
+        """Drop the lines after a step: what a killed run wrote after its last checkpoint, or another run before."""
+        kept = []
+        if self.path.is_file():
+            for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
+                with contextlib.suppress(ValueError):
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+        self.path.write_text("".join(kept), encoding="utf-8")
 
     @property
     def name(self) -> str:
@@ -426,7 +436,7 @@ def fit(module: Pretraining, rhythm: Rhythm, logger: Logger, *, directory: Path)
     What Lightning would print, warn about or write by itself is
     switched off. Raises KeyboardInterrupt when the user stops it; the last checkpoint stays.
     """
-    options, optim = module.config.trainer, module.config.optim
+    options = module.config.trainer
     device = device_of(options.accelerator)
     if wants_compile(options.compile, device):
         module.compile_losses()
@@ -439,7 +449,6 @@ def fit(module: Pretraining, rhythm: Rhythm, logger: Logger, *, directory: Path)
             max_steps=module.steps - module.step,
             max_epochs=1,
             accumulate_grad_batches=options.accumulate,
-            gradient_clip_val=optim.clip_norm or None,
             callbacks=[rhythm],
             logger=logger,
             enable_checkpointing=False,
@@ -498,15 +507,3 @@ def _quiet() -> Iterator[None]:
 def _logger_of(trainer: lightning.Trainer) -> Logger:
     assert trainer.logger is not None
     return trainer.logger
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of metrics.jsonl up to a step; what a killed run wrote after its last checkpoint is dropped."""
-    if not path.is_file():
-        return []
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        with contextlib.suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-    return kept

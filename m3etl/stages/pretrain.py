@@ -17,7 +17,7 @@ from m3etl.campaign import Campaign, write_atomically
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.store import open_store, read_stats
 from m3etl.spec.modality import ArraySpec
-from m3etl.stages.summary import Progress, Summary
+from m3etl.stages.summary import Progress, SilentProgress, Summary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,7 @@ def run_pretrain(campaign: Campaign, *, overrides: Sequence[str] = (), progress:
     statistics or training chips with Sentinel-2, DamagedError for a damaged checkpoint.
     """
     started = time.monotonic()
+    progress = progress if _rank() == 0 else SilentProgress()
     asked = _composed(overrides, progress)
     selection = select_chips(campaign, asked, progress)
     config = fitted_config(asked, selection, progress)
@@ -176,6 +177,7 @@ def _train(
 ) -> Mapping[str, Any]:
     import torch
 
+    from m3etl.learn.checkpoint import read_checkpoint
     from m3etl.learn.training import JsonLinesLogger, Pretraining, Rhythm, fit, full_rate
 
     if config.trainer.cpu_threads is not None:
@@ -203,13 +205,17 @@ def _train(
         report=progress.advance,
         losses_before=checkpoint.state["losses_before"] if checkpoint else None,
     )
-    logger = JsonLinesLogger(run / "metrics.jsonl", resumed_step=checkpoint.step if checkpoint else None)
+    logger = JsonLinesLogger(run / "metrics.jsonl")
+    if _rank() == 0:
+        logger.keep_until(checkpoint.step if checkpoint else -1)
     progress.start("pretrain", steps - module.step)
     fit(module, rhythm, logger, directory=run)
     progress.finish()
+    if not states:  # only the first rank writes checkpoints
+        return read_checkpoint(run).state
     if config.run.pictures:
         _draw(run, config, selection, module)
-    return states[-1] if states else {}
+    return states[-1]
 
 
 def _training_batches(
@@ -383,12 +389,18 @@ def _only_run(run: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write in {run}: {error.strerror}", hint="Is the directory read-only?") from error
     with handle:
-        if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0:
+        if _rank() == 0:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise InputError(f"another process trains {run}", hint="Wait for it to end, or stop it.") from error
         yield
+
+
+def _rank() -> int:
+    """The number of this process among those of a training that uses several devices (torchrun, SLURM or Lightning)."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return int(next((os.environ[name] for name in names if name in os.environ), "0"))
 
 
 def _summary(run: Path, state: Mapping[str, Any], *, done: int = 0, skipped: int = 0, started: float) -> Summary:

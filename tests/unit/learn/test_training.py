@@ -34,6 +34,16 @@ small = (
 )
 
 
+training_script = """
+import sys
+from pathlib import Path
+from m3etl.campaign import open_campaign
+from m3etl.stages.pretrain import run_pretrain
+from m3etl.stages.summary import SilentProgress
+run_pretrain(open_campaign(Path(sys.argv[1])), overrides=sys.argv[2:], progress=SilentProgress())
+"""
+
+
 class Recorder(SilentProgress):
     """Keeps what was said and reported; raises at a step if asked to."""
 
@@ -142,12 +152,7 @@ def steps_logged(run: Path) -> list[tuple[int, float]]:
 def test_kill_9_and_run_again_ends_with_the_same_bits(campaign, tmp_path):
     options = (*small, "trainer.max_steps=14", "trainer.checkpoint_every=4")
     script = tmp_path / "train.py"
-    script.write_text(
-        "import sys\nfrom pathlib import Path\n"
-        "from m3etl.campaign import open_campaign\nfrom m3etl.stages.pretrain import run_pretrain\n"
-        "from m3etl.stages.summary import SilentProgress\n"
-        "run_pretrain(open_campaign(Path(sys.argv[1])), overrides=sys.argv[2:], progress=SilentProgress())\n"
-    )
+    script.write_text(training_script)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     command = [sys.executable, "-W", "ignore", str(script), str(campaign.root), *options, "run.name=killed"]
     process = subprocess.Popen(command, env=environment)
@@ -249,6 +254,27 @@ def test_two_trainings_of_one_run_are_kept_apart(campaign):
         process.stdout.close()
 
 
+def test_two_processes_train_one_model(campaign, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(training_script)
+    options = (*small, "run.name=two", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_steps=3")
+    command = [sys.executable, "-W", "ignore", str(script), str(campaign.root), *options]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    checkpoint = read_checkpoint(campaign.runs_path / "two")
+    assert (checkpoint.step, checkpoint.state["finished"], checkpoint.state["batches"]) == (3, True, 3)
+    assert checkpoint.state["loader"]["consumed"] == 24
+    assert len(steps_logged(campaign.runs_path / "two")) == 2
+
+
+def test_bf16_trains_as_well(campaign):
+    summary = pretrain(campaign, "run.name=bf16", "trainer.max_steps=4", "trainer.precision=bf16-mixed")
+    assert summary.facts["loss_after"]["biome"] < summary.facts["loss_before"]["biome"]
+    tensors = read_checkpoint(campaign.runs_path / "bf16").model_tensors()
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 def test_rates_rise_and_fall():
     assert [rate_share(step, 10, 0.2) for step in (0, 1, 2)] == [0.5, 1.0, 1.0]
     assert rate_share(6, 10, 0.2) == pytest.approx(0.5)
@@ -263,7 +289,9 @@ def test_rates_rise_and_fall():
 def test_the_metrics_of_lost_steps_are_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a"')
-    JsonLinesLogger(path, resumed_step=1).log_metrics({"b": 2.5}, 2)
+    logger = JsonLinesLogger(path)
+    logger.keep_until(1)
+    logger.log_metrics({"b": 2.5}, 2)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1, "a": 1}, {"step": 2, "b": 2.5}]
 
 
