@@ -38,6 +38,7 @@ Collection.map(collection:FeatureCollection | baseAlgorithm:Algorithm | dropNull
 Collection.merge(collection1:FeatureCollection | collection2:FeatureCollection) -> FeatureCollection
 Collection.randomColumn(collection:FeatureCollection | columnName:String="random" | seed:Long=0.0 | distribution:String="uniform" | rowKeys:List<String>=["system:index"]) -> FeatureCollection
 Collection.reduceColumns(collection:FeatureCollection | reducer:Reducer | selectors:List<String> | weightSelectors:List<String>=null) -> Dictionary<Object>
+Collection.reduceToImage(collection:FeatureCollection | properties:List<String> | reducer:Reducer) -> Image<unknown bands>
 Collection.remap(collection:FeatureCollection | lookupIn:List<Object> | lookupOut:List<Integer> | columnName:String) -> FeatureCollection
 Collection.size(collection:FeatureCollection) -> Integer
 Collection.toList(collection:FeatureCollection | count:Integer | offset:Integer=0.0) -> List<Object>
@@ -133,6 +134,7 @@ Filter.dayOfYear(start:Integer | end:Integer) -> Filter
 Filter.disjoint(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null | maxError:ErrorMargin={"type":"ErrorMargin","unit":"meters","value":0.1}) -> Filter
 Filter.eq(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null) -> Filter
 Filter.equals(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null) -> Filter
+Filter.expression(expression:String) -> Filter
 Filter.greaterThan(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null) -> Filter
 Filter.greaterThanOrEquals(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null) -> Filter
 Filter.gt(leftField:String=null | rightValue:Object=null | rightField:String=null | leftValue:Object=null) -> Filter
@@ -287,6 +289,7 @@ Image.neq(image1:Image<unknown bands> | image2:Image<unknown bands>) -> Image<un
 Image.normalizedDifference(input:Image<unknown bands> | bandNames:List<String>=null) -> Image<unknown bands>
 Image.not(value:Image<unknown bands>) -> Image<unknown bands>
 Image.or(image1:Image<unknown bands> | image2:Image<unknown bands>) -> Image<unknown bands>
+Image.paint(image:Image<unknown bands> | featureCollection:FeatureCollection | color:Object=0.0 | width:Object=null) -> Image<unknown bands>
 Image.parseExpression(expression:String | argName:String | vars:List<String> | mapFreeVarsToDefaultImageBands:Boolean=false) -> Algorithm!
 Image.pixelArea() -> Image<unknown bands>
 Image.pixelCoordinates(projection:Projection) -> Image<unknown bands>
@@ -320,6 +323,7 @@ Image.sin(value:Image<unknown bands>) -> Image<unknown bands>
 Image.sinh(value:Image<unknown bands>) -> Image<unknown bands>
 Image.slice(image:Image<unknown bands> | start:Integer | end:Integer=null) -> Image<unknown bands>
 Image.sqrt(value:Image<unknown bands>) -> Image<unknown bands>
+Image.stratifiedSample(image:Image<unknown bands> | numPoints:Integer | classBand:String=null | region:Geometry=null | scale:Float=null | projection:Projection=null | seed:Integer=0.0 | classValues:List<Integer>=null | classPoints:List<Integer>=null | dropNulls:Boolean=true | tileScale:Float=1.0 | geometries:Boolean=false) -> FeatureCollection
 Image.subtract(image1:Image<unknown bands> | image2:Image<unknown bands>) -> Image<unknown bands>
 Image.tan(value:Image<unknown bands>) -> Image<unknown bands>
 Image.tanh(value:Image<unknown bands>) -> Image<unknown bands>

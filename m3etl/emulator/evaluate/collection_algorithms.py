@@ -16,6 +16,7 @@ import shapely
 from m3etl.emulator.evaluate.calls import algorithm
 from m3etl.emulator.evaluate.collection_values import CollectionValue, SourceFeatures, SourceImages
 from m3etl.emulator.evaluate.context import not_found_asset
+from m3etl.emulator.evaluate.filter_expressions import parse_filter
 from m3etl.emulator.evaluate.filters import FilterValue, all_of, element_geometry, plain
 from m3etl.emulator.evaluate.joins import sort_key
 from m3etl.emulator.evaluate.limits import memory_exceeded
@@ -33,6 +34,8 @@ MAX_LIST = 1_000_000
 def load_images(context: Context, id: str, version: int | None) -> CollectionValue:
     source = context.assets.collection(id)
     if source is None:
+        if context.assets.image(id) is not None:
+            raise invalid(f"ImageCollection.load: Asset '{id}' is not an ImageCollection.")
         raise not_found_asset("ImageCollection.load", "ImageCollection", id)
     return SourceImages(context, source)
 
@@ -80,6 +83,8 @@ def collection(context: Context, features: list[Any]) -> CollectionValue:
 def filter_collection(context: Context, collection: CollectionValue, filter: Any) -> CollectionValue:
     if isinstance(filter, list):
         filter = all_of(filter)
+    if isinstance(filter, str):
+        filter = parse_filter(filter)
     if not isinstance(filter, FilterValue):
         raise invalid("Collection.filter: Expected a filter.")
     return collection.filtered(filter)
@@ -297,6 +302,7 @@ def _uniform(context: Context, region: GeometryValue, count: int, seed: int) -> 
                 lon, lat = line.interpolate(generator.random(), normalized=True).coords[0]
             yield float(lon), float(lat)
         return
+    shape = region.prepared()
     west, south, east, north = shape.bounds
     low, high = math.sin(math.radians(south)), math.sin(math.radians(north))
     made = 0

@@ -14,7 +14,7 @@ from m3etl.emulator.evaluate.limits import Budget, Limits, Usage
 from m3etl.emulator.evaluate.projections import ProjectionMaps
 from m3etl.emulator.evaluate.reader import Reader
 from m3etl.emulator.evaluate.values import GeometryValue, ImageValue
-from m3etl.emulator.model import AssetSource, SourceImage, SourceTable, not_found
+from m3etl.emulator.model import AssetSource, SourceImage, SourceTable, invalid, not_found
 
 
 class TableIndexes:
@@ -31,9 +31,7 @@ class TableIndexes:
             if found is None or found[0] is not table:
                 empty = shapely.Point()
                 tree = shapely.STRtree([feature.geometry or empty for feature in table.features])
-                for feature in table.features:
-                    if feature.geometry is not None:
-                        shapely.prepare(feature.geometry)
+                tree.query(empty)  # builds the tree, which is not safe to do in several threads
                 found = self._trees[table.id] = (table, tree)
         return sorted(int(index) for index in found[1].query(region))
 
@@ -57,6 +55,8 @@ class Context:
         """The image asset of an id; a missing one is the service's own error."""
         source = self.assets.image(asset_id)
         if source is None:
+            if self.assets.collection(asset_id) is not None:
+                raise invalid(f"Image.load: Asset '{asset_id}' is not an Image.")
             raise not_found_asset("Image.load", "Image", asset_id)
         return self.open_image(source)
 

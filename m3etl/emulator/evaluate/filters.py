@@ -103,14 +103,15 @@ def _operands(name: str, left_field: Any, right_value: Any, right_field: Any, le
     return left, right
 
 
-def _comparable(a: Any, b: Any) -> bool:
+def comparable(a: Any, b: Any) -> bool:
+    """Whether two values have an order: both numbers or both texts."""
     if isinstance(a, int | float) and isinstance(b, int | float):
         return True
     return isinstance(a, str) and isinstance(b, str)
 
 
 def _equal(a: Any, b: Any) -> bool:
-    return a is not None and b is not None and (_comparable(a, b) or type(a) is type(b)) and bool(a == b)
+    return a is not None and b is not None and (comparable(a, b) or type(a) is type(b)) and bool(a == b)
 
 
 def _has_type(value: Any, name: Any) -> bool:
@@ -124,10 +125,10 @@ def _has_type(value: Any, name: Any) -> bool:
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "equals": _equal,
     "notEquals": lambda a, b: a is not None and b is not None and not _equal(a, b),
-    "lessThan": lambda a, b: _comparable(a, b) and a < b,
-    "lessThanOrEquals": lambda a, b: _comparable(a, b) and a <= b,
-    "greaterThan": lambda a, b: _comparable(a, b) and a > b,
-    "greaterThanOrEquals": lambda a, b: _comparable(a, b) and a >= b,
+    "lessThan": lambda a, b: comparable(a, b) and a < b,
+    "lessThanOrEquals": lambda a, b: comparable(a, b) and a <= b,
+    "greaterThan": lambda a, b: comparable(a, b) and a > b,
+    "greaterThanOrEquals": lambda a, b: comparable(a, b) and a >= b,
     "stringContains": lambda a, b: isinstance(a, str) and isinstance(b, str) and b in a,
     "stringStartsWith": lambda a, b: isinstance(a, str) and isinstance(b, str) and a.startswith(b),
     "stringEndsWith": lambda a, b: isinstance(a, str) and isinstance(b, str) and a.endswith(b),
@@ -189,12 +190,10 @@ def _relation(name: str, a: GeometryValue, b: GeometryValue) -> bool:
     if a.is_unbounded or b.is_unbounded:
         covers = {"intersects": True, "contains": a.is_unbounded, "isContained": b.is_unbounded, "disjoint": False}
         return covers[name]
-    left, right = a.lon_lat(), b.lon_lat()
-    if name == "intersects":
-        return bool(shapely.intersects(right, left))
-    if name == "disjoint":
-        return not shapely.intersects(right, left)
-    return bool(shapely.covers(left, right) if name == "contains" else shapely.covers(right, left))
+    if name in ("intersects", "disjoint"):
+        return bool(shapely.intersects(b.prepared(), a.lon_lat())) == (name == "intersects")
+    outer, inner = (a, b) if name == "contains" else (b, a)
+    return bool(shapely.covers(outer.lon_lat(), inner.lon_lat()))
 
 
 def _register_relation(name: str) -> None:
@@ -343,7 +342,7 @@ def range_contains(context: Context, field: str, low: Any, high: Any) -> FilterV
 
     def test(a: Any, b: Any) -> bool:
         value = plain(a.properties.get(field))
-        return _comparable(value, lowest) and _comparable(value, highest) and lowest <= value <= highest
+        return comparable(value, lowest) and comparable(value, highest) and lowest <= value <= highest
 
     bounds = None
     if field == TIME and isinstance(lowest, int | float) and isinstance(highest, int | float):

@@ -351,13 +351,10 @@ class ProjectionMaps:
         return found
 
     def outline(self, grid: Grid) -> BaseGeometry | None:
-        """`grid_outline`, remembered and prepared."""
+        """`grid_outline`, remembered."""
         key = ("outline", grid)
         found: tuple[BaseGeometry | None] | None = self._get(key)
         if found is None:
-            polygon = grid_outline(grid)
-            if polygon is not None:
-                shapely.prepare(polygon)
-            found = (polygon,)
+            found = (grid_outline(grid),)
             self._put(key, found, 1024)
         return found[0]

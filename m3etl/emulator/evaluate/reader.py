@@ -169,7 +169,7 @@ def _size(array: Any) -> int:
 
 def _inside(geometry: GeometryValue, grid: Grid) -> BoolArray:
     """Pixel centres inside a geometry, looking only at the window of the geometry's bounds."""
-    shape = geometry.in_crs(grid.projection.crs)
+    shape = geometry.prepared(grid.projection.crs)
     result = np.zeros((grid.height, grid.width), bool)
     if shape.is_empty:
         return result

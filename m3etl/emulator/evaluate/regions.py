@@ -85,7 +85,7 @@ def blocks(grid: Grid, size: int) -> Iterator[tuple[slice, slice, Grid]]:
 
 def coverage(context: Context, region: GeometryValue, grid: Grid) -> Coverage:
     """Share of each pixel inside a region, and whether its centre is."""
-    shape = region.in_pixels(grid.projection)
+    shape = shapely.from_wkb(shapely.to_wkb(region.in_pixels(grid.projection)))
     rectangle = shapely.box(0, 0, grid.width, grid.height)
     shapely.prepare(shape)
     if shapely.get_dimensions(shape) < 2:
@@ -316,6 +316,48 @@ def sample(
         for index, position in enumerate(kept):
             values, point = found[position]
             yield FeatureValue(geometry=point, properties={**values, "system:index": str(index)})
+
+    return CollectionValue(features, "feature", budget=context.budget)
+
+
+@algorithm("Image.stratifiedSample")
+def stratified_sample(
+    context: Context,
+    image: ImageValue,
+    num_points: int,
+    class_band: str | None,
+    geometry: GeometryValue | None,
+    scale: float | None,
+    projection: Projection | None,
+    seed: int,
+    class_values: list[int] | None,
+    class_points: list[int] | None,
+    drop_nulls: bool,
+    tile_scale: float,
+    geometries: bool,
+) -> CollectionValue:
+    name = "Image.stratifiedSample"
+    region = _region(name, image, geometry)
+    base = _projection(name, image, projection, None, scale)
+    label = next(iter(image.bands)) if class_band is None else class_band
+    if label not in image.bands:
+        raise invalid(f"{name}: No band named '{label}'. Available band names: [{', '.join(image.bands)}].")
+    wanted = dict(zip(class_values or (), class_points or (), strict=True))
+
+    def features() -> Iterator[FeatureValue]:
+        classes: dict[int, list[tuple[dict[str, Any], GeometryValue | None]]] = {}
+        for values, point, complete in _pixel_features(context, image, region, base, geometries):
+            if values[label] is not None and (complete or not drop_nulls):
+                classes.setdefault(int(values[label]), []).append((values, point))
+        generator = np.random.default_rng(seed)
+        position = 0
+        for code in sorted(classes):
+            found = classes[code]
+            count = min(wanted.get(code, num_points), len(found))
+            for index in np.sort(generator.choice(len(found), count, replace=False)).tolist():
+                values, point = found[index]
+                yield FeatureValue(geometry=point, properties={**values, "system:index": str(position)})
+                position += 1
 
     return CollectionValue(features, "feature", budget=context.budget)
 

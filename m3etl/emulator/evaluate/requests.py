@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import shapely
 
 from m3etl.emulator.evaluate import (
     collection_algorithms,
@@ -23,6 +25,7 @@ from m3etl.emulator.evaluate import (
     kernels,
     lists,
     neighborhoods,
+    painting,
     projections,
     reducers,
     regions,
@@ -33,7 +36,7 @@ from m3etl.emulator.evaluate.collection_values import CollectionValue
 from m3etl.emulator.evaluate.context import Context, TableIndexes
 from m3etl.emulator.evaluate.encode import columns_of, encode, feature_json, image_asset
 from m3etl.emulator.evaluate.images import select_bands
-from m3etl.emulator.evaluate.limits import Limits, Usage
+from m3etl.emulator.evaluate.limits import Limits, Usage, memory_exceeded
 from m3etl.emulator.evaluate.projections import ProjectionMaps
 from m3etl.emulator.evaluate.values import FeatureValue, ImageValue, type_name
 from m3etl.emulator.model import AssetSource, Grid, Raster, invalid
@@ -41,7 +44,7 @@ from m3etl.emulator.model import AssetSource, Grid, Raster, invalid
 # Modules whose import registers algorithms.
 ALGORITHM_MODULES = (
     collection_algorithms, composites, dates, elements, expressions, geometry, image_grids, image_math, images, joins,
-    kernels, lists, neighborhoods, reducers, regions, scalars, visualize,
+    kernels, lists, neighborhoods, painting, reducers, regions, scalars, visualize,
 )  # fmt: skip
 
 
@@ -62,19 +65,28 @@ class Evaluator:
         self._maps = ProjectionMaps()
         self._tables = TableIndexes()
 
-    def _context(self, usage: Usage | None) -> Context:
-        return Context(
-            self.assets,
-            limits=self.limits,
-            usage=Usage() if usage is None else usage,
-            maps=self._maps,
-            tables=self._tables,
-        )
+    @contextmanager
+    def _request(self, usage: Usage | None) -> Iterator[Context]:
+        """The state of one request; what only shows when it is too late becomes an error of the service."""
+        try:
+            yield Context(
+                self.assets,
+                limits=self.limits,
+                usage=Usage() if usage is None else usage,
+                maps=self._maps,
+                tables=self._tables,
+            )
+        except RecursionError as error:
+            raise invalid("The computation is nested too deeply.") from error
+        except MemoryError as error:
+            raise memory_exceeded() from error
+        except shapely.errors.GEOSException as error:
+            raise invalid(f"Geometry: {error}") from error
 
     def value(self, expression: Mapping[str, Any], *, usage: Usage | None = None) -> Any:
         """The JSON result of value:compute."""
-        context = self._context(usage)
-        return encode(context, graph.evaluate(expression, context))
+        with self._request(usage) as context:
+            return encode(context, graph.evaluate(expression, context))
 
     def pixels(
         self,
@@ -86,12 +98,12 @@ class Evaluator:
         usage: Usage | None = None,
     ) -> Raster:
         """Evaluated pixels on a grid, by default the image's own."""
-        context = self._context(usage)
-        image = self._image(context, expression, band_ids, visualization)
-        target = image_grids.own_grid(image) if grid is None else grid
-        projections.crs_of(target.projection.crs)
-        projections.invert(target.projection.transform)
-        return _raster(context, image, target)
+        with self._request(usage) as context:
+            image = self._image(context, expression, band_ids, visualization)
+            target = image_grids.own_grid(image) if grid is None else grid
+            projections.crs_of(target.projection.crs)
+            projections.invert(target.projection.transform)
+            return _raster(context, image, target)
 
     def shape(
         self,
@@ -103,10 +115,10 @@ class Evaluator:
         usage: Usage | None = None,
     ) -> ImageShape:
         """Grid and dtypes of what `pixels` would return, for checking sizes before reading."""
-        context = self._context(usage)
-        image = self._image(context, expression, band_ids, visualization)
-        target = image_grids.own_grid(image) if grid is None else grid
-        return ImageShape(grid=target, dtypes={name: band.pixel_type.dtype for name, band in image.bands.items()})
+        with self._request(usage) as context:
+            image = self._image(context, expression, band_ids, visualization)
+            target = image_grids.own_grid(image) if grid is None else grid
+            return ImageShape(grid=target, dtypes={name: band.pixel_type.dtype for name, band in image.bands.items()})
 
     def _image(
         self,
@@ -130,26 +142,25 @@ class Evaluator:
 
     def features(self, expression: Mapping[str, Any], *, usage: Usage | None = None) -> FeatureRows:
         """All features of a collection as GeoJSON, with `columns`; the server pages them."""
-        context = self._context(usage)
-        value = graph.evaluate(expression, context)
-        if isinstance(value, FeatureValue):
-            found: list[Any] = [value]
-        elif isinstance(value, CollectionValue):
-            found = list(value.elements())
-        else:
-            raise invalid(f"Expected a feature collection, got {type_name(value)}.")
-        rows = FeatureRows()
-        rows.columns = columns_of(found)
-        rows.extend(feature_json(context, _as_feature(item)) for item in found)
-        return rows
+        with self._request(usage) as context:
+            value = graph.evaluate(expression, context)
+            if isinstance(value, FeatureValue):
+                found: list[Any] = [value]
+            elif isinstance(value, CollectionValue):
+                found = list(value.elements())
+            else:
+                raise invalid(f"Expected a feature collection, got {type_name(value)}.")
+            rows = FeatureRows(feature_json(context, _as_feature(item)) for item in found)
+            rows.columns = columns_of(found)
+            return rows
 
     def images(self, expression: Mapping[str, Any], *, usage: Usage | None = None) -> list[dict[str, Any]]:
         """All images of a collection as EarthEngineAsset dictionaries."""
-        context = self._context(usage)
-        value = graph.evaluate(expression, context)
-        if not isinstance(value, CollectionValue):
-            raise invalid(f"Expected an image collection, got {type_name(value)}.")
-        return [image_asset(context, image) for image in composites.images_of("computeImages", value)]
+        with self._request(usage) as context:
+            value = graph.evaluate(expression, context)
+            if not isinstance(value, CollectionValue):
+                raise invalid(f"Expected an image collection, got {type_name(value)}.")
+            return [image_asset(context, image) for image in composites.images_of("computeImages", value)]
 
 
 class FeatureRows(list[dict[str, Any]]):

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
 
 class GeometryValue:
-    """A geometry with the projection of its coordinates (None: lon/lat degrees); `shape` None is the unbounded
-    geometry.
-    """
+    """A geometry with the projection of its coordinates (None: lon/lat degrees); without a `shape` it is unbounded."""
 
-    __slots__ = ("_in_crs", "geodesic", "projection", "shape")
+    __slots__ = ("_in_crs", "_prepared", "geodesic", "projection", "shape")
 
     def __init__(
         self, shape: BaseGeometry | None, projection: Projection | None = None, *, geodesic: bool = True
@@ -35,6 +33,7 @@ class GeometryValue:
         self.projection = None if projection == projections.LON_LAT else projection
         self.geodesic = geodesic and self.projection is None
         self._in_crs: dict[str, BaseGeometry] = {}
+        self._prepared: dict[str, BaseGeometry] = {}
 
     @property
     def is_unbounded(self) -> bool:
@@ -52,12 +51,18 @@ class GeometryValue:
         return self.shape
 
     def in_crs(self, crs: str) -> BaseGeometry:
-        """The shape in units of `crs`, with edges densified where the coordinate system changes; prepared."""
+        """The shape in units of `crs`, with edges densified where the coordinate system changes."""
         found = self._in_crs.get(crs)
         if found is None:
-            found = self._transform(crs)
+            found = self._in_crs[crs] = self._transform(crs)
+        return found
+
+    def prepared(self, crs: str = "EPSG:4326") -> BaseGeometry:
+        """`in_crs` for many tests: a prepared copy, because GEOS prepares lazily and shapes are shared by threads."""
+        found = self._prepared.get(crs)
+        if found is None:
+            found = self._prepared[crs] = shapely.from_wkb(shapely.to_wkb(self.in_crs(crs)))
             shapely.prepare(found)
-            self._in_crs[crs] = found
         return found
 
     def _transform(self, crs: str) -> BaseGeometry:

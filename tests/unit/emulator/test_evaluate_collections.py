@@ -9,7 +9,7 @@ import pytest
 import shapely
 
 from m3etl.emulator.evaluate import Limits
-from m3etl.emulator.model import CollectionQuery
+from m3etl.emulator.model import CollectionQuery, ServiceError
 from tests.fakes.ee_in_process import ee, expression
 from tests.fakes.known_assets import DAY, INSIDE, JUNE_1, KnownAssets, known, make_image
 from tests.unit.emulator.evaluating import Session, utm_grid
@@ -371,3 +371,73 @@ def test_swath_edges_of_a_mosaic(session: Session) -> None:
     values, valid = session.band(s2().select("B2").max(), utm_grid(0, 0, 200, 1))
     assert valid.all()
     assert values[0, 0] == 7000
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CLOUD < 20", ["i3", "i4"]),
+        ("CLOUD <= 20 and ORBIT == 'DESC'", ["i2", "i4"]),
+        ("CLOUD = 0 || (CLOUD > 25 && !(ORBIT != 'ASC'))", ["i1", "i4"]),
+        ("system:index == 'i3'", ["i3"]),
+        ("NOTHING > 1", []),
+    ],
+)
+def test_filters_written_as_text(session: Session, text: str, expected: list[str]) -> None:
+    assert indexes(s2().filter(ee.Filter.expression(text))) == expected
+
+
+def test_broken_filter_texts_are_refused(session: Session) -> None:
+    for text in ("CLOUD <", "CLOUD", "(CLOUD < 1", "CLOUD ; 3"):
+        with pytest.raises(ee.EEException, match=r"Filter.expression: .* in '"):
+            s2().filter(ee.Filter.expression(text)).size().getInfo()
+
+
+def test_features_become_pixels(session: Session) -> None:
+    half = ee.Geometry.Rectangle([600000, 5199960, 600040, 5200000], "EPSG:32632", False)
+    full = ee.Geometry.Rectangle([600000, 5199960, 600080, 5200000], "EPSG:32632", False)
+    features = ee.FeatureCollection([ee.Feature(full, {"n": 5}), ee.Feature(half, {"n": 7})])
+    on = utm_grid(0, 0, 8, 6)
+    counted, valid = session.band(features.reduceToImage(["n"], ee.Reducer.sum()), on)
+    assert counted[0].tolist() == [12] * 4 + [5] * 4
+    assert valid[:, 0].tolist() == [True] * 4 + [False] * 2
+    painted, valid = session.band(ee.Image(0).toByte().paint(features, "n"), on)
+    assert painted[0].tolist() == [7] * 4 + [5] * 4
+    assert painted[5].tolist() == [0] * 8
+    outlined, _ = session.band(ee.Image(0).toByte().paint(features.limit(1), 3, 2), utm_grid(-2, -2, 12, 8))
+    assert outlined[4].tolist() == [0, 3, 3, 0, 0, 0, 0, 0, 0, 3, 3, 0]
+
+
+def test_deep_chains_end_in_an_answer_or_an_error(session: Session) -> None:
+    collection = s2().limit(1)
+    for _ in range(60):
+        collection = collection.merge(s2().limit(1))
+    assert collection.size().getInfo() == 61
+    assert session.evaluator.value(mapped(100)) == 4
+    with pytest.raises(ServiceError, match="nested too deeply"):
+        session.evaluator.value(mapped(1500))
+
+
+def mapped(times: int) -> dict[str, Any]:
+    """The size of a collection after mapping it many times, as a graph: the client cannot encode a deep one."""
+
+    def call(name: str, **arguments: Any) -> dict[str, Any]:
+        return {"functionInvocationValue": {"functionName": name, "arguments": arguments}}
+
+    values = {
+        "same": {"functionDefinitionValue": {"argumentNames": ["x"], "body": "x"}},
+        "x": {"argumentReference": "x"},
+        "0": call("ImageCollection.load", id={"constantValue": "S2"}),
+        "size": call("Collection.size", collection={"valueReference": str(times)}),
+    }
+    for index in range(1, times + 1):
+        inner, function = {"valueReference": str(index - 1)}, {"valueReference": "same"}
+        values[str(index)] = call("Collection.map", collection=inner, baseAlgorithm=function)
+    return {"result": "size", "values": values}
+
+
+def test_assets_of_another_kind(session: Session) -> None:
+    with pytest.raises(ee.EEException, match="Asset 'S2' is not an Image"):
+        ee.Image("S2").bandNames().getInfo()
+    with pytest.raises(ee.EEException, match="Asset 'DEM' is not an ImageCollection"):
+        ee.ImageCollection("DEM").size().getInfo()

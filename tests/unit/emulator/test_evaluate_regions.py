@@ -276,3 +276,11 @@ def test_region_of_a_lon_lat_buffer(session: Session) -> None:
     area = ee.Image.pixelArea().reduceRegion(ee.Reducer.sum(), circle, 10, "EPSG:32632").getInfo()["area"]
     assert area == pytest.approx(circle.area(1).getInfo(), rel=1e-3)
     assert area == pytest.approx(np.pi * 200**2, rel=0.01)
+
+
+def test_stratified_samples_take_as_many_of_each_class(session: Session) -> None:
+    image = ee.Image("S2/i1").select("B2").mod(10).lt(3).rename("class").addBands(ee.Image("S2/i1").select("B3"))
+    sampled = image.stratifiedSample(5, "class", box(0, 20, 20, 0), 10, seed=2, geometries=True)
+    assert sampled.aggregate_histogram("class").getInfo() == {"0": 5, "1": 5}
+    uneven = image.stratifiedSample(5, "class", box(0, 20, 20, 0), 10, classValues=[0, 1], classPoints=[1, 3])
+    assert uneven.aggregate_histogram("class").getInfo() == {"0": 1, "1": 3}
