@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from m3etl.emulator import encode, tables
+from m3etl.emulator.batch import Running
 from m3etl.emulator.messages import Account
 from m3etl.emulator.model import Grid, Projection, invalid
-from m3etl.emulator.operations import Running
 from m3etl.emulator.pixels import Counting, Evaluating, PixelRequest, Shape
 
 T = TypeVar("T")

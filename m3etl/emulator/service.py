@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from m3etl.emulator.batch import OperationQueue
 from m3etl.emulator.buckets import Buckets
 from m3etl.emulator.exports import Exporter
 from m3etl.emulator.listing import AssetJson
 from m3etl.emulator.messages import Account
 from m3etl.emulator.model import AssetSource
-from m3etl.emulator.operations import Operation, OperationQueue
+from m3etl.emulator.operations import Operation
 from m3etl.emulator.pixels import Counting, Evaluating
 from m3etl.emulator.work import Workers
 

@@ -12,7 +12,8 @@ from typing import Any
 from fakes.engine import FakeAssets, FakeEvaluator, FakeUsage, fake_asset_json
 
 from m3etl.emulator.faults import parse_faults
-from m3etl.emulator.server import EmulatorServer, running
+from m3etl.emulator.http_server import EmulatorServer
+from m3etl.emulator.server import running
 from m3etl.emulator.service import Service
 from m3etl.emulator.work import Workers
 

@@ -18,7 +18,7 @@ import pytest
 from fakes.embedded import fake_server
 from fakes.engine import FakeEvaluator
 
-from m3etl.emulator.server import EmulatorServer
+from m3etl.emulator.http_server import EmulatorServer
 from tests.integration.emulator_client import connected, ee, project
 
 

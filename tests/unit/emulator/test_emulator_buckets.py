@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from fakes.embedded import ask, fake_server
 
-from m3etl.emulator.server import EmulatorServer
+from m3etl.emulator.http_server import EmulatorServer
 
 with warnings.catch_warnings():
     # Google's library wants grpcio-status for messages of calls that nothing here makes.

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3etl.emulator.exports import ImageOptions, plan_files
+from m3etl.emulator.http_server import EmulatorServer
 from m3etl.emulator.model import Grid, Projection
-from m3etl.emulator.server import EmulatorServer, running
+from m3etl.emulator.server import running
 
 
 def image_export(width: int, height: int, **options: Any) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from fakes.engine import FakeAssets, FakeEvaluator, fake_asset_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3etl.emulator.http_server import EmulatorServer
 from m3etl.emulator.listing import asset_id, asset_name, list_assets, parse_filter, read_token, write_token
 from m3etl.emulator.model import ServiceError
-from m3etl.emulator.server import EmulatorServer
 
 public = "/v1/projects/earthengine-public/assets"
 

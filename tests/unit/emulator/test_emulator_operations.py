@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3etl.emulator.batch import OperationQueue, Running
 from m3etl.emulator.model import ServiceError, invalid
-from m3etl.emulator.operations import Operation, OperationQueue, Running
+from m3etl.emulator.operations import Operation
 
 repository = Path(__file__).resolve().parents[3]
 
@@ -280,7 +281,7 @@ def test_operations_of_a_killed_server_are_adopted(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from m3etl.emulator.operations import OperationQueue\n"
+        "from m3etl.emulator.batch import OperationQueue\n"
         "queue = OperationQueue(Path(sys.argv[1]), lambda running: time.sleep(60), running=1)\n"
         "queue.start()\n"
         "for name in ('running', 'waiting'):\n"

@@ -21,7 +21,8 @@ from fakes.embedded import ask, fake_server, post
 from fakes.engine import FakeEvaluator, constant, load
 from PIL import Image
 
-from m3etl.emulator.server import EmulatorServer, serve
+from m3etl.emulator.http_server import EmulatorServer
+from m3etl.emulator.server import serve
 from m3etl.errors import InputError
 
 base = "/v1/projects/m3etl-embedded"
