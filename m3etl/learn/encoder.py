@@ -76,7 +76,7 @@ class ConvNeXtV2(nn.Module):
         self.reduce = nn.Conv2d(widths[0], widths[0], reduction, stride=reduction, groups=widths[0])
         self.reduce_norm = nn.LayerNorm(widths[0], eps=layer_norm_eps)
         self.level = nn.Parameter(torch.zeros(levels, widths[0]))
-        self.unobserved = nn.Parameter(torch.zeros(bands))
+        self.unobserved = nn.Linear(bands, widths[0], bias=False)
         self.stages = nn.ModuleList(
             nn.ModuleList(Block(width) for _ in range(depth)) for depth, width in zip(depths, widths, strict=True)
         )
@@ -99,10 +99,13 @@ class ConvNeXtV2(nn.Module):
         """A map of features, (B, width, H / patch_px, W / patch_px), zero at masked positions.
 
         x: (B, bands, H, W) normalised; level: (B,) int64 kind of input, 0 without it; observed: (B, bands, H, W) bool,
-        where a band was not observed its learned stand-in is used instead of x.
+        unobserved bands count as 0 and add a learned vector each, so that missing is not the same as average.
         """
         visible = None if mask is None else self._visible_pixels(x, mask)
-        y = self._stem(x, visible, observed) + self._level_of(level, len(x))[:, None, None]
+        known, missing = _known_and_missing(x, observed)
+        y = _local(self.stem, _masked(known, visible)) + self._level_of(level, len(x))[:, None, None]
+        if missing is not None:
+            y = y + self.unobserved(missing)
         y = _masked(functional.gelu(self.stem_norm(y)), visible)
         visible = _pooled(visible, self.patch_px // sparse_stride)
         y = _masked(self.reduce_norm(_local(self.reduce, y)), visible)
@@ -126,11 +129,12 @@ class ConvNeXtV2(nn.Module):
         rows, columns = x.shape[2] // self.patch_px, x.shape[3] // self.patch_px
         shown = torch.zeros(batch, rows * columns, dtype=x.dtype, device=x.device).scatter_(1, visible, 1.0)
         pixels = _upsampled(shown.view(batch, rows, columns, 1), self.patch_px)
-        side = self.patch_px
-        y = _gathered(self._stem(x, pixels, observed), _positions(visible, rows, columns, side))
-        y = y.view(batch, count * side * side, -1) + self._level_of(level, batch)[:, None]
-        y = functional.gelu(self.stem_norm(y)).view(batch * count, side, side, -1)
-        y = self.reduce_norm(_local(self.reduce, y))
+        known, missing = _known_and_missing(x, observed)
+        y = self._stem_of_windows(_windows(_masked(known, pixels), visible, columns, self.patch_px, margin=1))
+        y = y + self._level_of(level, batch).repeat_interleave(count, dim=0)[:, None, None]
+        if missing is not None:
+            y = y + self.unobserved(_windows(missing, visible, columns, self.patch_px, margin=0))
+        y = self.reduce_norm(_local(self.reduce, functional.gelu(self.stem_norm(y))))
         side = sparse_stride
         for downsampling, blocks in self._stages():
             if downsampling is not None:
@@ -143,10 +147,10 @@ class ConvNeXtV2(nn.Module):
             y = tokens.view(batch * count, side, side, -1)
         return self.norm(y.view(batch, count, -1))  # type: ignore[no-any-return]
 
-    def _stem(self, x: Tensor, visible: Tensor | None, observed: Tensor | None) -> Tensor:
-        if observed is not None:
-            x = torch.where(observed, x, self.unobserved.to(x.dtype)[:, None, None])
-        return _local(self.stem, _masked(x.permute(0, 2, 3, 1), visible))
+    def _stem_of_windows(self, windows: Tensor) -> Tensor:
+        """The 3x3 convolution over windows that bring their own margin of one pixel."""
+        y = functional.conv2d(windows.permute(0, 3, 1, 2), self.stem.weight, self.stem.bias)
+        return y.permute(0, 2, 3, 1)
 
     def _level_of(self, level: Tensor | None, batch: int) -> Tensor:
         return self.level[:1].expand(batch, -1) if level is None else self.level[level]
@@ -254,6 +258,24 @@ def _pooled(visible: Tensor | None, factor: int) -> Tensor | None:
     if visible is None or factor == 1:
         return visible
     return functional.max_pool2d(visible.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1)
+
+
+def _known_and_missing(x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """x (B, C, H, W) as (B, H, W, C), 0 where unobserved, and 1 where unobserved (None if all is observed)."""
+    if observed is None:
+        return x.permute(0, 2, 3, 1), None
+    known = torch.where(observed, x, 0.0).permute(0, 2, 3, 1)
+    return known, (~observed).to(x.dtype).permute(0, 2, 3, 1)
+
+
+def _windows(x: Tensor, patches: Tensor, columns: int, patch_px: int, *, margin: int) -> Tensor:
+    """The given patches (B, V) of x (B, H, W, C) with a margin (0 beyond the image): (B * V, side, side, C)."""
+    padded = functional.pad(x, (0, 0, margin, margin, margin, margin))
+    side = patch_px + 2 * margin
+    views = padded.unfold(1, side, patch_px).unfold(2, side, patch_px)  # (B, rows, columns, C, side, side)
+    image = torch.arange(len(x), device=x.device)[:, None]
+    chosen = views[image, patches // columns, patches % columns]
+    return chosen.flatten(0, 1).permute(0, 2, 3, 1).contiguous()
 
 
 def _upsampled(visible: Tensor, factor: int) -> Tensor:

@@ -14,12 +14,15 @@ Sites = Mapping[tuple[int, int], np.ndarray]
 
 
 def sparse_encoder(
-    encoder: ConvNeXtV2, image: np.ndarray, visible: np.ndarray, level: int = 0
+    encoder: ConvNeXtV2, image: np.ndarray, visible: np.ndarray, level: int = 0, observed: np.ndarray | None = None
 ) -> dict[tuple[int, int], np.ndarray]:
-    """Features at the active positions of one image (C, H, W), given its visible pixels (H, W) bool."""
-    sites = {(y, x): image[:, y, x] for y, x in zip(*np.nonzero(visible), strict=True)}
+    """Features at the active positions of one image (C, H, W), given its visible pixels (H, W) and its observed values
+    (C, H, W), both bool."""
+    observed = np.ones(image.shape, bool) if observed is None else observed
+    sites = {(y, x): (image * observed)[:, y, x] for y, x in zip(*np.nonzero(visible), strict=True)}
     sites = convolved(encoder.stem, sites)
-    sites = {p: gelu(layer_norm(encoder.stem_norm, v + weights(encoder.level)[level])) for p, v in sites.items()}
+    bias = {p: weights(encoder.level)[level] + weights(encoder.unobserved.weight) @ ~observed[:, *p] for p in sites}
+    sites = {p: gelu(layer_norm(encoder.stem_norm, v + bias[p])) for p, v in sites.items()}
     sites = strided(encoder.reduce, sites)
     sites = {p: layer_norm(encoder.reduce_norm, v) for p, v in sites.items()}
     for downsampling, stage in zip([None, *encoder.downsamplings], encoder.stages, strict=True):

@@ -50,10 +50,13 @@ def test_patch_mask_equals_submanifold_gather(patch_px):
     image = random_image(px)
     hidden = [0, 3, 6, 7, 9, 12] if patch_px == 8 else [1]
     mask = patch_mask(px, patch_px, hidden).expand(2, -1, -1)
-    features = encoder.forward_features(image, mask, level=torch.tensor([0, 1]))
+    observed = torch.rand(image.shape, generator=torch.Generator().manual_seed(6)) < 0.9
+    features = encoder.forward_features(image, mask, level=torch.tensor([0, 1]), observed=observed)
     pixels = (~mask).repeat_interleave(patch_px, 1).repeat_interleave(patch_px, 2).numpy()
     for number in range(2):
-        sites = sparse_encoder(encoder, image[number].numpy(), pixels[number], level=number)
+        sites = sparse_encoder(
+            encoder, image[number].numpy(), pixels[number], level=number, observed=observed[number].numpy()
+        )
         assert len(sites) == (~mask[number]).sum()
         np.testing.assert_allclose(dense_at(features, number, sites), np.stack(list(sites.values())), atol=1e-9)
     assert torch.all(features.permute(0, 2, 3, 1)[mask] == 0)
