@@ -211,6 +211,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def ensure_directory(path: Path) -> None:
+    """Make a directory of the campaign where it is missing; InputError where the disk refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {path}: {error.strerror}", hint="Is the directory read-only?") from error
+
+
 @contextlib.contextmanager
 def locked(campaign: Campaign) -> Iterator[None]:
     """Hold the campaign's lock; InputError if another process has it. The lock dies with its process."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from m3etl.campaign import write_atomically
 from m3etl.errors import MissingExtraError
+from m3etl.spec.biomes import biome_names
 
 biome_colors = (
     "#9ecae1", "#006d2c", "#fec44f", "#d95f0e", "#c2e699", "#31a354", "#74c476",
@@ -38,6 +40,11 @@ def write_map(
     world.default_js = []
     world.default_css = []
     folium.TileLayer("OpenStreetMap", name="OpenStreetMap (needs a network)", show=True).add_to(world)
+    folium.GeoJson(
+        {"type": "Feature", "properties": {}, "geometry": _graticule()},
+        name="graticule, 30 degrees",
+        style_function=lambda _: {"color": "#9aa7b0", "weight": 0.6},
+    ).add_to(world)
     for name, geometry in regions.items():
         folium.GeoJson(
             {"type": "Feature", "properties": {}, "geometry": geometry},
@@ -46,9 +53,9 @@ def write_map(
         ).add_to(world)
     if chips:
         _add_chips(folium, world, chips, thumbnails)
-    folium.LayerControl(collapsed=True).add_to(world)
+    folium.LayerControl(collapsed=False, position="bottomleft").add_to(world)
     page: Any = world.get_root()
-    page.html.add_child(folium.Element(f'<div class="m3etl-title">{title}</div>'))
+    page.html.add_child(folium.Element(f'<div class="m3etl-title">{escape(title)}</div>{_legend()}'))
     page.header.add_child(folium.Element(_inlined()))
     write_atomically(path, page.render().encode())
 
@@ -60,8 +67,10 @@ def _add_chips(folium: Any, world: Any, chips: Sequence[Mapping[str, Any]], thum
         picture = thumbnails.get(chip["chip_id"])
         encoded = base64.b64encode(picture).decode() if picture else ""
         tag = f'<img width="192" style="image-rendering:pixelated" src="data:image/png;base64,{encoded}">'
-        properties = {**{name: str(chip[name]) for name in names[:-1]}, "picture": tag if picture else "not exported"}
+        properties: dict[str, Any] = {name: str(chip[name]) for name in names[:-1]}
+        properties["picture"] = tag if picture else "not exported"
         properties["color"] = biome_colors[chip["biome_id"]] if chip["biome_id"] >= 0 else "#777777"
+        properties["opacity"] = 0.95 if chip["row"] >= 0 else 0.15
         point = {"type": "Point", "coordinates": [chip["lon"], chip["lat"]]}
         dots.append({"type": "Feature", "properties": properties, "geometry": point})
         outlines.append({"type": "Feature", "properties": properties, "geometry": chip["outline"]})
@@ -74,10 +83,28 @@ def _add_chips(folium: Any, world: Any, chips: Sequence[Mapping[str, Any]], thum
         {"type": "FeatureCollection", "features": dots},
         name="chips",
         marker=folium.CircleMarker(radius=5, weight=1, color="#222222", fill=True, fill_opacity=0.9),
-        style_function=lambda item: {"fillColor": item["properties"]["color"], "color": "#222222"},
+        style_function=lambda item: {
+            "fillColor": item["properties"]["color"],
+            "fillOpacity": item["properties"]["opacity"],
+            "color": "#222222",
+        },
         tooltip=folium.GeoJsonTooltip(fields=["chip_id", "biome", "split"]),
         popup=folium.GeoJsonPopup(fields=names),
     ).add_to(world)
+
+
+def _graticule() -> dict[str, Any]:
+    meridians = [[[lon, lat] for lat in range(-80, 81, 10)] for lon in range(-180, 181, 30)]
+    parallels = [[[-180, lat], [180, lat]] for lat in range(-60, 61, 30)]
+    return {"type": "MultiLineString", "coordinates": meridians + parallels}
+
+
+def _legend() -> str:
+    rows = "".join(
+        f'<div><i style="background:{color}"></i>{escape(name)}</div>'
+        for name, color in zip(biome_names, biome_colors, strict=True)
+    )
+    return f'<div class="m3etl-legend">{rows}<div><i class="unused"></i>pale: planned, not stored</div></div>'
 
 
 def _inlined() -> str:
@@ -87,6 +114,10 @@ def _inlined() -> str:
     own = (
         ".m3etl-title{position:fixed;z-index:9999;left:56px;top:10px;background:#fff;padding:4px 10px;"
         "font:13px sans-serif;border-radius:4px;box-shadow:0 1px 4px rgba(0,0,0,.3)}"
+        ".m3etl-legend{position:fixed;z-index:9999;right:10px;bottom:26px;background:#fff;padding:6px 10px;"
+        "font:11px sans-serif;border-radius:4px;box-shadow:0 1px 4px rgba(0,0,0,.3)}"
+        ".m3etl-legend i{display:inline-block;width:10px;height:10px;border-radius:5px;border:1px solid #222;"
+        "margin-right:6px}"
         ".leaflet-container{background:#dfe7ec}"
     )
     return f"<style>{style}{own}</style><script>{script}</script>"

@@ -7,37 +7,49 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
+from m3etl.campaign import write_atomically
 from m3etl.compute.colors import render, shown_bands, stretch_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, physical_of
 
 Stored = npt.NDArray[Any]
 per_chip_stretch = ("elevation",)  # heights of the whole Earth in one ramp would leave each chip a single colour
+tile_px = 160
+gap_px = 6
+caption_px = 28
+ink = (40, 40, 40)
 
 
 def write_contact_sheet(path: Path, spec: ArraySpec, stored: Stored, captions: Sequence[str]) -> None:
     """A grid of chips, stored (chip, band, y, x), with a caption each and the legend of the array."""
     columns = min(8, max(1, len(captions)))
     lines = -(-len(captions) // columns)
-    figure = Figure(figsize=(1.75 * columns, 2.05 * lines + 0.9), layout="constrained")
-    figure.suptitle(f"{spec.name}: {spec.title}  [{_what_is_shown(spec)}]", fontsize=10)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, chip, picture, caption in zip(axes, stored, chip_pictures(spec, stored), captions, strict=False):
-        axis.imshow(picture, interpolation="nearest")
-        axis.set_title(caption, fontsize=6, pad=2)
-        del chip
-    if spec.values is Values.CLASSES:
-        _add_class_legend(figure, spec, stored)
-    _save(figure, path)
+    present = set(np.unique(stored).tolist())
+    legend = [item for item in spec.classes if item.code in present]
+    width = columns * (tile_px + gap_px) + gap_px
+    per_line = max(1, width // 190)
+    height = 30 + lines * (tile_px + caption_px + gap_px) + 20 * -(-len(legend) // per_line) + gap_px
+    sheet = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((gap_px, 8), f"{spec.name}: {spec.title}  [{_what_is_shown(spec)}]", ink, font=_font(13))
+    for index, (picture, caption) in enumerate(zip(chip_pictures(spec, stored), captions, strict=True)):
+        left = gap_px + index % columns * (tile_px + gap_px)
+        top = 30 + index // columns * (tile_px + caption_px + gap_px)
+        draw.multiline_text((left, top), caption, ink, font=_font(10), spacing=1)
+        sheet.paste(_tile(picture), (left, top + caption_px))
+    for index, item in enumerate(legend):
+        left = gap_px + index % per_line * 190
+        top = height - 20 * (-(-len(legend) // per_line) - index // per_line)
+        draw.rectangle((left, top, left + 14, top + 14), fill=item.color, outline=ink)
+        draw.text((left + 20, top), item.name, ink, font=_font(11))
+    _save_image(sheet, path)
 
 
 def write_overview(
@@ -45,19 +57,19 @@ def write_overview(
 ) -> None:
     """One line per chip, one column per raster array, so that misaligned modalities show at a glance."""
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
-    figure = Figure(figsize=(1.5 * len(rasters) + 0.6, 1.55 * len(captions) + 0.5), layout="constrained")
-    axes = figure.subplots(len(captions), len(rasters), squeeze=False)
+    left_margin = 150
+    size = (left_margin + len(rasters) * (tile_px + gap_px), 24 + len(captions) * (tile_px + gap_px))
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for line, caption in enumerate(captions):
+        top = 24 + line * (tile_px + gap_px)
+        draw.multiline_text((gap_px, top + tile_px // 2 - 16), caption, ink, font=_font(11), spacing=3)
     for column, spec in enumerate(rasters):
+        left = left_margin + column * (tile_px + gap_px)
+        draw.text((left, 6), spec.name, ink, font=_font(12))
         for line, picture in enumerate(chip_pictures(spec, stored[spec.name])):
-            axis = axes[line, column]
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if column == 0:
-                axis.set_ylabel(captions[line], fontsize=6)
-            if line == 0:
-                axis.set_title(spec.name, fontsize=7)
-    _save(figure, path)
+            sheet.paste(_tile(picture), (left, 24 + line * (tile_px + gap_px)))
+    _save_image(sheet, path)
 
 
 def write_vector_chart(path: Path, spec: ArraySpec, stored: Stored) -> None:
@@ -94,9 +106,7 @@ def chip_pictures(spec: ArraySpec, stored: Stored) -> list[npt.NDArray[np.uint8]
 
 def encode_png(picture: npt.NDArray[np.uint8]) -> bytes:
     """(y, x, 3) uint8 as PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
+    return _png(Image.fromarray(picture))
 
 
 def _what_is_shown(spec: ArraySpec) -> str:
@@ -108,10 +118,27 @@ def _what_is_shown(spec: ArraySpec) -> str:
     return f"{shown}; {stretch}; hatched: not observed"
 
 
-def _add_class_legend(figure: Figure, spec: ArraySpec, stored: Stored) -> None:
-    present = set(np.unique(stored).tolist())
-    handles = [Patch(color=item.color, label=item.name) for item in spec.classes if item.code in present]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(handles))), fontsize=7)
+def _tile(picture: npt.NDArray[np.uint8]) -> Image.Image:
+    """A chip enlarged or reduced to the size of a tile, pixels kept as squares, with a thin frame."""
+    method = Image.Resampling.NEAREST if picture.shape[0] <= tile_px else Image.Resampling.BOX
+    tile = Image.fromarray(picture).resize((tile_px, tile_px), method)
+    ImageDraw.Draw(tile).rectangle((0, 0, tile_px - 1, tile_px - 1), outline=(120, 120, 120))
+    return tile
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font that matplotlib brings, so that names with any letter can be written on every system."""
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _save_image(image: Image.Image, path: Path) -> None:
+    write_atomically(path, _png(image))
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
 
 
 def _draw_class_bars(axis: Axes, spec: ArraySpec, codes: npt.NDArray[np.float64]) -> None:
@@ -138,6 +165,7 @@ def _draw_circle(axis: Axes, bands: Sequence[str], points: npt.NDArray[np.float6
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+    write_atomically(path, buffer.getvalue())

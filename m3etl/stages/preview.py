@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from shapely.geometry import mapping
 
-from m3etl.campaign import Campaign
+from m3etl.campaign import Campaign, ensure_directory
 from m3etl.compute.colors import natural_color
 from m3etl.errors import MissingExtraError, NothingSelectedError
 from m3etl.io.maps import write_map
@@ -35,6 +35,7 @@ def run_preview(campaign: Campaign, *, progress: Progress) -> Summary:
     store = open_store(campaign.store_path)
     plan = read_plan(campaign.plan_path).set_index("chip_id", drop=False)
     rows = _spread_rows(store, plan)
+    ensure_directory(campaign.previews_path)
     progress.start("preview", len(store.specs) + 2)
     written = []
     captions = [_caption(plan.loc[chip_id]) for chip_id in store.chip_ids[rows]]
@@ -88,6 +89,7 @@ def _write_campaign_map(campaign: Campaign, store: ChipStore, plan: Any) -> Any:
     from m3etl.io.regions import read_region
 
     path = campaign.previews_path / "map.html"
+    plan = plan[~plan["reserve"] | (plan["row"] >= 0)]
     shown = plan.iloc[np.linspace(0, len(plan) - 1, min(map_chips, len(plan))).astype(int)]
     rows = {chip_id: row for row, chip_id in enumerate(store.chip_ids) if chip_id in shown.index}
     optical = next((spec for spec in store.specs.values() if set(natural_color) <= set(spec.bands)), None)
