@@ -14,7 +14,8 @@ from m3etl.spec.modality import ArraySpec, Values, physical_of
 Rgb = npt.NDArray[np.uint8]
 
 natural_color = ("B4", "B3", "B2")
-reflectance_limits = ((0.0, 0.3),) * 3  # brighter ground (snow, cloud) saturates to white, as in common viewers
+reflectance_limits = (0.0, 0.3)  # the usual stretch of viewers for vegetated and bare ground
+bright_limits = (0.0, 1.0)  # for chips that it would turn all white: snow, ice, cloud
 backscatter_limits_db = ((-20.0, 0.0), (-27.0, -7.0), (2.0, 15.0))  # VV, VH, VV - VH
 ramps = {"elevation": "gist_earth", "slope": "magma", "height": "YlGn", "std": "viridis", "cs_cdf": "gray"}
 
@@ -38,12 +39,16 @@ def shown_bands(spec: ArraySpec) -> tuple[str, ...]:
 def stretch_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Stretch:
     """Limits for pictures of `stored`: (..., band, y, x).
 
-    Fixed for natural colour, SAR and cloud score, so that pictures compare; else percentiles 2 and 98 of valid pixels.
+    Fixed for natural colour (two ranges), SAR and cloud score, so that pictures compare; else percentiles 2 and 98 of
+    the valid pixels.
     """
     if {"VV", "VH"} <= set(spec.bands):
         return Stretch(limits=backscatter_limits_db)
     if shown_bands(spec) == natural_color:
-        return Stretch(limits=reflectance_limits)
+        red = physical_of(spec, stored)[..., spec.bands.index("B4"), :, :]
+        red = red[np.isfinite(red)]
+        bright = red.size > 0 and float(np.median(red)) > reflectance_limits[1]
+        return Stretch(limits=(bright_limits if bright else reflectance_limits,) * 3)
     if shown_bands(spec) == ("cs_cdf",):
         return Stretch(limits=((spec.valid_min, spec.valid_max),))
     physical = physical_of(spec, stored)

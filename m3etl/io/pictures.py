@@ -20,7 +20,8 @@ from m3etl.compute.colors import render, shown_bands, stretch_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, physical_of
 
 Stored = npt.NDArray[Any]
-per_chip_stretch = ("elevation",)  # heights of the whole Earth in one ramp would leave each chip a single colour
+# Heights of the whole Earth in one ramp would leave each chip a single colour; snow would be white beside dark ground.
+per_chip_stretch = {"elevation": "each chip its own stretch", "B4": "reflectance 0 to 0.3, bright chips 0 to 1"}
 tile_px = 160
 gap_px = 6
 caption_px = 28
@@ -114,7 +115,7 @@ def _what_is_shown(spec: ArraySpec) -> str:
         return "classes; hatched: not observed"
     bands = shown_bands(spec)
     shown = "VV, VH, VV-VH" if bands == ("VV", "VH") else ", ".join(bands)
-    stretch = "each chip its own stretch" if bands[0] in per_chip_stretch else "one stretch"
+    stretch = per_chip_stretch.get(bands[0], "one stretch")
     return f"{shown}; {stretch}; hatched: not observed"
 
 

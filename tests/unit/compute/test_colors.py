@@ -41,3 +41,10 @@ def test_backscatter_with_one_polarisation_missing_is_still_a_picture():
     picture = render(spec, stored, stretch_of(spec, stored))
     assert picture.shape == (8, 8, 3)
     assert (picture == picture[0, 0]).all()
+
+
+def test_snow_is_not_blank_white():
+    spec = arrays["sentinel2_l2a"]
+    stored = np.tile(np.linspace(6000, 9000, 256).reshape(16, 16), (12, 1, 1)).astype(np.uint16)
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert len(np.unique(picture)) > 20
