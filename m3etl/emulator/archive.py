@@ -330,7 +330,7 @@ class _Listing:
         info = ImageInfo(
             id=asset_id,
             bands=tuple(band.info for band in bands.values()),
-            properties={**properties, "system:index": asset_id.rpartition("/")[2], **times},
+            properties={"license": license_, **properties, "system:index": asset_id.rpartition("/")[2], **times},
             footprint=footprint,
             license=license_,
         )

@@ -57,8 +57,8 @@ def archive_of(coded: Coded, folder):
         "south": (south, "uint16"),
         "east_db": (10 * np.log10(east / 1000), "float64"),
         "south_db": (10 * np.log10(south / 1000), "float64"),
-        "canopy_east": (np.clip((east - 750) / 6, 0, 250), "uint8"),
-        "canopy_south": (np.clip((south - 750) / 6, 0, 250), "uint8"),
+        "canopy_east": (np.rint(np.clip((east - 800) / 5.5, 0, 250)), "uint8"),
+        "canopy_south": (np.rint(np.clip((south - 800) / 5.5, 0, 250)), "uint8"),
         "ramp": (2.5e-4 * east**2 / 2, "float64"),
         "world": (world_codes[(column + 3 * row) % len(world_codes)], "uint8"),
         "dynamic": (dynamic_codes[(column + 2 * row) % len(dynamic_codes)], "uint8"),
@@ -147,8 +147,8 @@ def test_canopy_height(coded_chip):
     _, chips, chip_id = coded_chip
     east, south = expected(coded_chip, "canopy_height")
     values = chips.physical("canopy_height", chip_id)
-    assert np.abs(values[0] * 6 + 750 - east).max() < 5.0
-    assert np.abs(values[1] * 6 + 750 - south).max() < 5.0
+    assert np.abs(values[0] * 5.5 + 800 - east).max() < 5.0
+    assert np.abs(values[1] * 5.5 + 800 - south).max() < 5.0
 
 
 @pytest.mark.parametrize(

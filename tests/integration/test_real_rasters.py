@@ -183,7 +183,7 @@ def test_classes_are_nearest(chips, land_cover_archive, place):
     for chip_id in chips_of(chips, path):
         reference = warped(path, 1, chips.plan.loc[chip_id], resampling=Resampling.nearest, nodata=0)
         actual = chips.physical("worldcover", chip_id)[0]
-        column, row = inverse * chips.centres("worldcover", chip_id)
+        column, row = inverse @ chips.centres("worldcover", chip_id)
         near_edge = (np.abs(column - column.round()) < 0.01) | (np.abs(row - row.round()) < 0.01)
         same = (actual == reference) | (np.isnan(actual) & np.isnan(reference))
         assert (same | near_edge).all()
@@ -195,7 +195,7 @@ def test_elevation_on_its_coarse_grid(chips, real_data):
         heights = file.read(1).astype(float)
         inverse = ~file.transform
     for chip_id in chips_of(chips, path):
-        column, row = inverse * chips.centres("aster_elevation", chip_id)
+        column, row = inverse @ chips.centres("aster_elevation", chip_id)
         left, top = np.floor(column - 0.5).astype(int), np.floor(row - 0.5).astype(int)
         right_part, lower_part = column - 0.5 - left, row - 0.5 - top
         upper = heights[top, left] * (1 - right_part) + heights[top, left + 1] * right_part
