@@ -542,6 +542,7 @@ Reducer.countEvery() -> Reducer
 Reducer.first() -> Reducer
 Reducer.firstNonNull() -> Reducer
 Reducer.fixedHistogram(min:Float | max:Float | steps:Integer | cumulative:Boolean=false) -> Reducer
+Reducer.forEach(reducer:Reducer | outputNames:List<String>) -> Reducer
 Reducer.frequencyHistogram() -> Reducer
 Reducer.getOutputs(reducer:Reducer) -> List<Object>
 Reducer.group(reducer:Reducer | groupField:Integer=0.0 | groupName:String="group") -> Reducer

@@ -108,7 +108,7 @@ def _neighborhood(
 
         def reduce(inputs: Sequence[Pixels], kernel: KernelValue, reader: Reader, grid: Grid) -> Sequence[Pixels]:
             values, valid, weights = _stack(inputs[0], kernel, grid)
-            cells = weights[:, None, None] if weighted and np.ptp(weights) > 0 else None
+            cells = weights[:, None, None] if weighted and bool((weights != 1).any()) else None
             outputs = reducer.reduce_stack([values], valid, cells)
             if not skip_masked:
                 return outputs

@@ -11,11 +11,14 @@ import numpy as np
 import shapely
 
 from m3etl.emulator.evaluate import (
+    aggregates,
     collection_algorithms,
     composites,
     dates,
+    dictionaries,
     elements,
     expressions,
+    filter_algorithms,
     geometry,
     graph,
     image_grids,
@@ -24,11 +27,14 @@ from m3etl.emulator.evaluate import (
     joins,
     kernels,
     lists,
+    masks,
     neighborhoods,
     painting,
     projections,
+    reducer_algorithms,
     reducers,
     regions,
+    samples,
     scalars,
     visualize,
 )
@@ -43,8 +49,9 @@ from m3etl.emulator.model import AssetSource, Grid, Raster, invalid
 
 # Modules whose import registers algorithms.
 ALGORITHM_MODULES = (
-    collection_algorithms, composites, dates, elements, expressions, geometry, image_grids, image_math, images, joins,
-    kernels, lists, neighborhoods, painting, reducers, regions, scalars, visualize,
+    aggregates, collection_algorithms, composites, dates, dictionaries, elements, expressions, filter_algorithms,
+    geometry, image_grids, image_math, images, joins, kernels, lists, masks, neighborhoods, painting,
+    reducer_algorithms, reducers, regions, samples, scalars, visualize,
 )  # fmt: skip
 
 

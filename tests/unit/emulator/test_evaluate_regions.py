@@ -40,6 +40,8 @@ def test_reduce_region_over_whole_pixels(session: Session) -> None:
     assert sorted(listed) == sorted(pixels.ravel().tolist())
     pair = image.reduceRegion(ee.Reducer.linearFit(), **over).getInfo()
     assert pair == {"scale": pytest.approx(1), "offset": pytest.approx(100)}
+    both = image.reduceRegion(ee.Reducer.minMax().forEach(["x", "y"]), **over).getInfo()
+    assert both["y_max"] == pixels.max() + 100
     frequencies = image.select("B2").gt(1040).reduceRegion(ee.Reducer.frequencyHistogram(), **over).getInfo()
     assert frequencies["B2"] == {"0": pytest.approx(float((pixels <= 1040).sum())), "1": float((pixels > 1040).sum())}
 
@@ -187,6 +189,8 @@ def test_reduce_neighborhood_and_convolve(session: Session) -> None:
     assert raster.valid["B2_sum"][0].tolist() == [False, True, True]
     assert raster.bands["B2_sum"][0, 2] == 9 * known(4, 0, 51, 13)
     assert raster.bands["B2_sum"][0, 1] == 3 * (known(4, 0, 50, 13) + known(4, 0, 51, 13))
+    share = image.reduceNeighborhood(ee.Reducer.sum(), ee.Kernel.square(1))
+    assert session.band(share, utm_grid(51, 13, 1, 1))[0][0, 0] == pytest.approx(known(4, 0, 51, 13))
     kernel = ee.Kernel.fixed(3, 3, [[0, 0, 0], [0, 0, 1], [0, 0, 0]])
     shifted, _ = session.band(ee.Image("S2/i1").select("B2").convolve(kernel), utm_grid(12, 13, 3, 1))
     np.testing.assert_array_equal(shifted[0], known(1, 0, np.arange(11, 14), 13))
