@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 floors = ("image_statistics", "random_convolutions", "untrained_encoder")
 splits = ("train", "val", "test")
+short_steps = 100  # of the quick preset, for encoders that are trained to be probed only
 
 
 def run_evaluate(
@@ -133,12 +134,22 @@ def _plan_of_runs(
         ]
         if not finished:
             progress.say(f"no finished run left {family} out: pretraining one with data.leave_out=[{family}]")
-            summary = run_pretrain(
-                campaign, overrides=[*overrides, "run.pictures=0", f"data.leave_out=[{family}]"], progress=progress
-            )
+            options = [*_length(overrides), "run.pictures=0", *overrides, f"data.leave_out=[{family}]"]
+            summary = run_pretrain(campaign, overrides=options, progress=progress)
             finished = [read_checkpoint(Path(summary.facts["run"]))]
         chosen.setdefault(finished[0].path, (finished[0], []))[1].extend(specs)
     return list(chosen.values())
+
+
+def _length(overrides: Sequence[str]) -> list[str]:
+    """A short training where the quick preset is used and no other length is asked for."""
+    import torch
+
+    from m3etl.learn.settings import preset_of
+
+    preset = preset_of(overrides) or ("paper" if torch.cuda.is_available() else "quick")
+    asked = any(text.startswith(("trainer.max_steps=", "trainer.max_epochs=")) for text in overrides)
+    return [f"trainer.max_steps={short_steps}"] if preset == "quick" and not asked else []
 
 
 def _probe(
