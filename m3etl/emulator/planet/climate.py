@@ -155,8 +155,9 @@ def _terrain(lon: Floats, lat: Floats) -> tuple[Floats, Floats]:
     relief = np.zeros_like(lon)
     for line, metres, width, share in continents.CHAINS:
         near = _ridge(lon, lat, np.array(line), width)
-        height += (metres * near) ** 4
-        relief += (metres * share * near) ** 4
+        fourth = np.square(np.square(metres * near))
+        height += fourth
+        relief += fourth * share**4
     return 70.0 + np.sqrt(np.sqrt(height)), 14.0 + np.sqrt(np.sqrt(relief))
 
 

@@ -12,8 +12,8 @@ from m3etl.emulator.planet.climate import season
 from m3etl.emulator.planet.frames import Frame, Node, octave_sum
 from m3etl.emulator.planet.noise import EARTH_RADIUS_KM, Floats, Singles, smoothstep
 
-_LONG = ((700.0, 0.6, 0.0), (130.0, 0.5, 0.0), (32.0, 0.36, 0.0))
-_SHORT = ((8.0, 0.26, 0.0), (2.2, 0.19, 0.0), (0.6, 0.12, 0.0))
+_LONG = ((700.0, 0.6, 0.0), (130.0, 0.5, 0.0), (32.0, 0.36, 0.0), (8.0, 0.26, 0.0), (2.2, 0.19, 0.0))
+_SHORT = ((0.6, 0.12, 0.0),)
 _CIRRUS = ((300.0, 0.7, 0.0), (60.0, 0.5, 0.3), (14.0, 0.25, 0.5))
 _EDGE = 0.2  # width of the soft edge of a cloud in units of the noise
 
@@ -43,14 +43,14 @@ class Sky:
 
 def sky(frame: Frame, overpass: Overpass) -> Sky:
     """The sky over a frame, made once per overpass."""
-    return frame.keep(("sky", overpass), lambda: _make(frame, overpass))  # type: ignore[no-any-return]
+    return frame.keep_moment(("sky", overpass), lambda: _make(frame, overpass))  # type: ignore[no-any-return]
 
 
 def cloud_share(nodes: Floats, overpass: Overpass) -> float:
     """The share of cloudy positions among nodes, in percent: what an image's metadata tells."""
     threshold = _threshold(nodes, overpass)
     x, y, z = nodes[:, Node.X], nodes[:, Node.Y], nodes[:, Node.Z]
-    noise = octave_sum(x, y, z, _LONG + _SHORT[:1], overpass.seed)
+    noise = octave_sum(x, y, z, _LONG[:4], overpass.seed)
     return float(np.mean(noise > threshold + 0.5 * _EDGE)) * 100.0
 
 
@@ -73,7 +73,7 @@ def _cover_threshold(rain: Floats, summer_rain: Floats, swing: Floats, day: floa
 
 def _make(frame: Frame, overpass: Overpass) -> Sky:
     nodes = frame.nodes
-    position = (frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z))
+    position = frame.position()
     threshold = frame.interpolate(_threshold(nodes, overpass))
     base_km = 1.2 + 2.0 * (overpass.seed % 7) / 6.0
     reach = base_km * math.tan(math.radians(min(overpass.sun_zenith, 78.0)))

@@ -85,19 +85,20 @@ def sightings(name: str) -> tuple[Sighting, ...]:
 def coverage_of(tile: Tile, sighting: Sighting) -> Coverage:
     """What a track sees of a tile."""
     if abs(sighting.across_km) + _REACH_KM <= HALF_SWATH_KM:
-        return Coverage(across=None, footprint=_whole(tile))
+        return Coverage(across=None, footprint=whole_footprint(tile))
     x, y = np.array([0.0, TILE_M, TILE_M, 0.0]), np.array([0.0, 0.0, TILE_M, TILE_M])
     lon, lat = utm.from_utm(tile.zone, tile.south, tile.left + x, tile.top - y)
     _, across = ORBIT.locate(np.full(4, ORBIT.nodes()[sighting.track]), lon, lat, ascending=False)
     plane, *_ = np.linalg.lstsq(np.column_stack([np.ones(4), x, y]), across, rcond=None)
     if np.abs(plane[0] + plane[1] * x + plane[2] * y).max() <= HALF_SWATH_KM:
-        return Coverage(across=None, footprint=_whole(tile))
+        return Coverage(across=None, footprint=whole_footprint(tile))
     seen = (float(plane[0]), float(plane[1]), float(plane[2]))
     return Coverage(across=seen, footprint=_place(tile, _within_swath(plane)))
 
 
 @functools.lru_cache(maxsize=16384)
-def _whole(tile: Tile) -> BaseGeometry:
+def whole_footprint(tile: Tile) -> BaseGeometry:
+    """The outline of a tile in degrees."""
     return _place(tile, box(0.0, 0.0, TILE_M, TILE_M))
 
 

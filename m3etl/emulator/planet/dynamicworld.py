@@ -11,7 +11,7 @@ import numpy as np
 
 from m3etl.emulator.model import BandInfo, CollectionQuery, ImageInfo
 from m3etl.emulator.planet.clouds import sky
-from m3etl.emulator.planet.frames import Frame, Node, Request, octave_sum
+from m3etl.emulator.planet.frames import Frame, Request, octave_sum
 from m3etl.emulator.planet.granules import Granule, find_granules, granule_of
 from m3etl.emulator.planet.imagery import FLOAT, UINT8, Painted, PlanetImage
 from m3etl.emulator.planet.landcover import Bytes, ground, today
@@ -104,13 +104,13 @@ def _probabilities(frame: Frame, day: int) -> Singles:
 
     def make() -> Singles:
         land = ground(frame)
-        x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+        x, y, z = frame.position()
         doubt = octave_sum(x, y, z, ((0.7, 0.5, 0.0), (0.09, 0.4, 0.0)), 4_000 + day % 977)
         out = np.empty((len(CLASSES), frame.size), np.float32)
         _weigh(land.cover, today(frame, day), doubt, _LIKELY, out)
         return out
 
-    return frame.keep(("dynamic world", day), make)  # type: ignore[no-any-return]
+    return frame.keep_moment(("dynamic world", day), make)  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -13,16 +13,16 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from m3etl.emulator.model import SourceTable, TableFeature
 from m3etl.emulator.planet.climate import LAPSE_RATE
-from m3etl.emulator.planet.frames import Node, node_fields
+from m3etl.emulator.planet.frames import Node, climate_fields
 from m3etl.emulator.planet.noise import Floats
 from m3etl.emulator.planet.terrain import coarse_elevation
 
 TABLE_ID = "RESOLVE/ECOREGIONS/2017"
-STEP_DEG = 0.2
-_COLUMNS, _ROWS = 1800, 900
+STEP_DEG = 0.25
+_COLUMNS, _ROWS = 1440, 720
 _SEED_DEG = 14.0  # distance between the centres of neighbouring ecoregions of one biome
-_LEAST_CELLS = 60
-_SIEVE_CELLS = 12
+_LEAST_CELLS = 40
+_SIEVE_CELLS = 8
 
 BIOMES: tuple[tuple[int, str, str], ...] = (
     # RESOLVE's BIOME_NUM, BIOME_NAME and the last words of our ecoregions
@@ -79,15 +79,13 @@ def biome_map() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     lat = np.repeat(90.0 - STEP_DEG * (np.arange(_ROWS) + 0.5), _COLUMNS)
     lon = np.tile(-180.0 + STEP_DEG * (np.arange(_COLUMNS) + 0.5), _ROWS)
     near = _near_land(lon, lat)
-    nodes = node_fields(lon[near], lat[near])
+    nodes = climate_fields(lon[near], lat[near])
     elevation = coarse_elevation(nodes).astype(np.float64)
     flat = np.zeros(lon.size, np.uint8)
     flat[near] = np.where(elevation > 0, _classify(nodes, elevation), 0)
-    biome = sieve(flat.reshape(_ROWS, _COLUMNS), _SIEVE_CELLS, connectivity=8)
-    biome[flat.reshape(_ROWS, _COLUMNS) == 0] = 0
-    biome[(biome == 0) & (flat.reshape(_ROWS, _COLUMNS) > 0)] = flat.reshape(_ROWS, _COLUMNS)[
-        (biome == 0) & (flat.reshape(_ROWS, _COLUMNS) > 0)
-    ]
+    traced = flat.reshape(_ROWS, _COLUMNS)
+    biome = sieve(traced, _SIEVE_CELLS, connectivity=8)
+    biome = np.where((traced == 0) | (biome == 0), traced, biome)  # the sieve must not move the coast
     _add_mangroves(biome, near, nodes, elevation)
     return biome, _realms(lon, lat).reshape(_ROWS, _COLUMNS)
 
@@ -250,6 +248,6 @@ def _outlines(regions: npt.NDArray[np.int32]) -> dict[int, list[Polygon]]:
 
     parts: dict[int, list[Polygon]] = defaultdict(list)
     for shape, value in shapes(regions, mask=regions > 0, transform=Affine(STEP_DEG, 0, -180, 0, -STEP_DEG, 90)):
-        rings = [[(round(x, 6), round(y, 6)) for x, y in ring] for ring in shape["coordinates"]]
+        rings = [np.asarray(ring) for ring in shape["coordinates"]]
         parts[int(value)].append(Polygon(rings[0], rings[1:]))
     return parts

@@ -21,26 +21,28 @@ from m3etl.emulator.planet import utm
 from m3etl.emulator.planet.climate import coarse_maps, read_maps
 from m3etl.emulator.planet.noise import EARTH_RADIUS_KM, Floats, Singles, add_octave, frequency
 
-NODE_SPACING_M = 350.0
+NODE_SPACING_M = 80.0
 _METRES_PER_DEGREE = 111_195.0
 _WINDOW_EXCESS = 2.0  # a request is answered by its bounding window when that has at most this many times its pixels
-_CACHED_PIXELS = 400_000
+_CACHED_PIXELS = 600_000
+_MARGIN = 2  # pixels around a window, so that slightly larger windows of other resamplings find it
+_MOMENTS = 6
 _BLOCK = 1 << 18
 
 
 class Node:
-    """Columns of the node fields: position, the nine coarse maps in `Coarse` order, then noise longer than 12 km."""
+    """Columns of the node fields: position, the nine coarse maps in `Coarse` order, noise longer than a kilometre."""
 
     X, Y, Z, LON, LAT = 0, 1, 2, 3, 4
     SHORE, HEIGHT, RELIEF, WARMTH, SWING, RAIN, SUMMER_RAIN, MARSH, PINE = 5, 6, 7, 8, 9, 10, 11, 12, 13
     TERRAIN = 14
     """Sum of the long octaves of the terrain, about [-2, 2]."""
     RIVERS = 15
-    """Long octave of the river noise, whose zero crossings are rivers."""
+    """River noise, whose zero crossings are rivers."""
     PEOPLE = 16
     """Density of people, about [-1, 1]."""
     TOWNS = 17
-    """Long octave of the settlement noise."""
+    """Settlement noise."""
     SOIL = 18
     """Colour of the soil, about [-1, 1]."""
     WET = 19
@@ -49,10 +51,11 @@ class Node:
     TERRAIN_NORTH = 21
     """Slope of the long octaves per metre to the east and to the north."""
     PATCH = 22
-    """Long octave of the vegetation patches."""
+    """Long octaves of the vegetation patches."""
     COUNT = 23
 
 
+_WET, _WET_SEED = ((180.0, 0.7, 0.0), (45.0, 0.5, 0.0)), 71
 TERRAIN_SEED = 11
 SLOPE_STEP_M = 15.0
 TERRAIN_LONG: tuple[tuple[float, float, float], ...] = (
@@ -61,6 +64,8 @@ TERRAIN_LONG: tuple[tuple[float, float, float], ...] = (
     (80.0, 0.75, 0.3),
     (34.0, 0.75, 0.5),
     (15.0, 0.7, 0.6),
+    (6.5, 0.42, 0.6),
+    (2.9, 0.21, 0.5),
 )
 
 
@@ -69,33 +74,49 @@ class Frame:
     """The pixels of one request: node fields and, per pixel, which four nodes it lies between and where.
 
     `corners` (4, N) int64 are the rows in `nodes` (M, Node.COUNT) of the nodes to the upper left, upper right, lower
-    left and lower right; `u` and `v` (N,) are the weights of the right and the lower ones. `kept` memoises fields.
+    left and lower right; `u` and `v` (N,) are the weights of the right and the lower ones. Fields are memoised: those
+    of the ground for the life of the frame, those of a moment until a few others were asked for.
     """
 
     nodes: Floats
     corners: IntArray
     u: Floats
     v: Floats
-    pixel_m: float
-    kept: dict[Any, Any] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    moments: OrderedDict[Any, Any] = field(default_factory=OrderedDict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def size(self) -> int:
         return int(self.u.size)
 
-    def keep(self, key: Any, make: Callable[[], Any]) -> Any:
+    def keep(self, key: str, make: Callable[[], Any]) -> Any:
         """The field kept under `key`, made at the first call."""
         with self.lock:
             if key not in self.kept:
                 self.kept[key] = make()
             return self.kept[key]
 
+    def keep_moment(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """The field of a moment, made where it is not one of the last few."""
+        with self.lock:
+            if key in self.moments:
+                self.moments.move_to_end(key)
+                return self.moments[key]
+            made = make()
+            self.moments[key] = made
+            while len(self.moments) > _MOMENTS:
+                self.moments.popitem(last=False)
+            return made
+
+    def position(self) -> tuple[Floats, Floats, Floats]:
+        """Unit vectors of the pixels, three arrays (N,)."""
+        return self.keep(  # type: ignore[no-any-return]
+            "position", lambda: (self.column(Node.X), self.column(Node.Y), self.column(Node.Z))
+        )
+
     def column(self, name: int) -> Floats:
         """One node field at the pixels, (N,) float64."""
-        return self.keep(("node", name), lambda: self._spread(name))  # type: ignore[no-any-return]
-
-    def _spread(self, name: int) -> Floats:
         return self.interpolate(np.ascontiguousarray(self.nodes[:, name]))
 
     def interpolate(self, nodes: Floats) -> Floats:
@@ -127,21 +148,43 @@ def pixel_size_m(projection: Projection) -> float:
     return step * _METRES_PER_DEGREE if projection.crs == "EPSG:4326" else step
 
 
-def node_fields(lon: Floats, lat: Floats) -> Floats:
-    """(M, Node.COUNT) fields at (M,) positions in degrees."""
-    nodes = np.empty((lon.size, Node.COUNT))
+def climate_fields(lon: Floats, lat: Floats) -> Floats:
+    """(M, Node.COUNT) fields at (M,) positions in degrees, of which only the climate and the terrain are filled.
+
+    A third of the cost of `node_fields`, with the same values but for the terrain, whose mean over 10 km it is.
+    """
+    nodes = _mapped(lon, lat)
+    position = nodes[:, Node.X].copy(), nodes[:, Node.Y].copy(), nodes[:, Node.Z].copy()
+    nodes[:, Node.WET] = octave_sum(*position, _WET, _WET_SEED)
+    nodes[:, Node.TERRAIN] = octave_sum(*position, TERRAIN_LONG[:4], TERRAIN_SEED)
+    return nodes
+
+
+def _mapped(lon: Floats, lat: Floats) -> Floats:
+    """Node fields with positions and coarse maps, the rest zero."""
+    nodes = np.zeros((lon.size, Node.COUNT))
     read_maps(coarse_maps(), lon, lat, nodes[:, Node.SHORE :])
     theta, phi = np.radians(lon), np.radians(lat)
-    x, y, z = np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi)
-    nodes[:, Node.X], nodes[:, Node.Y], nodes[:, Node.Z] = x, y, z
+    nodes[:, Node.X], nodes[:, Node.Y], nodes[:, Node.Z] = (
+        np.cos(phi) * np.cos(theta),
+        np.cos(phi) * np.sin(theta),
+        np.sin(phi),
+    )
     nodes[:, Node.LON], nodes[:, Node.LAT] = lon, lat
+    return nodes
+
+
+def node_fields(lon: Floats, lat: Floats) -> Floats:
+    """(M, Node.COUNT) fields at (M,) positions in degrees."""
+    nodes = _mapped(lon, lat)
+    x, y, z = nodes[:, Node.X].copy(), nodes[:, Node.Y].copy(), nodes[:, Node.Z].copy()
     for name, octaves, seed in (
-        (Node.RIVERS, ((28.0, 1.0, 0.0),), 31),
+        (Node.RIVERS, ((28.0, 1.0, 0.0), (9.0, 0.5, 0.0), (2.6, 0.2, 0.0)), 31),
         (Node.PEOPLE, ((420.0, 0.8, 0.0), (90.0, 0.8, 0.0), (25.0, 0.5, 0.0)), 41),
-        (Node.TOWNS, ((16.0, 1.0, 0.0),), 51),
-        (Node.PATCH, ((12.0, 0.55, 0.0),), 57),
+        (Node.TOWNS, ((16.0, 1.0, 0.0), (3.3, 0.55, 0.0)), 51),
+        (Node.PATCH, ((12.0, 0.55, 0.0), (3.7, 0.5, 0.0), (1.2, 0.45, 0.0)), 57),
         (Node.SOIL, ((300.0, 0.7, 0.0), (40.0, 0.5, 0.0)), 61),
-        (Node.WET, ((180.0, 0.7, 0.0), (45.0, 0.5, 0.0)), 71),
+        (Node.WET, _WET, _WET_SEED),
     ):
         nodes[:, name] = octave_sum(x, y, z, octaves, seed)
     terrain, east, north = sloped_sum(x, y, z, TERRAIN_LONG, TERRAIN_SEED)
@@ -182,7 +225,7 @@ def _build(projection: Projection, column: IntArray, row: IntArray) -> Frame:
         lon, lat = _centres(projection, column + 0.5, row + 0.5)
         zero = np.zeros(column.size)
         own = np.arange(column.size)
-        return Frame(nodes=node_fields(lon, lat), corners=np.stack([own] * 4), u=zero, v=zero, pixel_m=size)
+        return Frame(nodes=node_fields(lon, lat), corners=np.stack([own] * 4), u=zero, v=zero)
     cell_x, cell_y = column // step, row // step
     corners, node_x, node_y = _node_lattice(cell_x, cell_y)
     lon, lat = _centres(projection, node_x * float(step), node_y * float(step))
@@ -191,7 +234,7 @@ def _build(projection: Projection, column: IntArray, row: IntArray) -> Frame:
     nodes[:, Node.LON] = first + (nodes[:, Node.LON] - first + 180.0) % 360.0 - 180.0
     u = (column - cell_x * step + 0.5) / step
     v = (row - cell_y * step + 0.5) / step
-    return Frame(nodes=nodes, corners=corners, u=u, v=v, pixel_m=size)
+    return Frame(nodes=nodes, corners=corners, u=u, v=v)
 
 
 def _node_lattice(cell_x: IntArray, cell_y: IntArray) -> tuple[IntArray, Floats, Floats]:
@@ -227,34 +270,49 @@ class Request:
         return values if self.gather is None else values[self.gather]
 
 
+Window = tuple[int, int, int, int]
+"""Left, top, width and height in pixels."""
+Key = tuple[str, tuple[float, ...], Window | tuple[int, int, int]]
+
+
 class FrameCache:
     """The frames of the last few windows, by native grid; thread-safe and bounded by the number of pixels kept."""
 
     def __init__(self, pixels: int = _CACHED_PIXELS) -> None:
         self._limit = pixels
-        self._frames: OrderedDict[tuple[Any, ...], Frame] = OrderedDict()
+        self._frames: OrderedDict[Key, Frame] = OrderedDict()
         self._lock = threading.Lock()
 
     def request(self, projection: Projection, column: IntArray, row: IntArray) -> Request:
-        """The frame for flat arrays of pixels: their bounding window where that is small enough, else just them."""
+        """The frame for flat arrays of pixels: a window around them where that is small enough, else just them."""
         left, top = int(column.min()), int(row.min())
         width, height = int(column.max()) - left + 1, int(row.max()) - top + 1
-        if width * height > max(_WINDOW_EXCESS * column.size, 64):
-            points = (projection, column.size, hash(column.tobytes()), hash(row.tobytes()))
+        grid = (projection.crs, projection.transform)
+        window = self._containing(grid, (left, top, width, height))
+        if window is None and width * height > max(_WINDOW_EXCESS * column.size, 64):
+            points: Key = (*grid, (column.size, hash(column.tobytes()), hash(row.tobytes())))
             frame = self._get(points, lambda: _build(projection, column, row))
             return Request(frame=frame, column=column, row=row, gather=None)
-        key = (projection.crs, projection.transform, left, top, width, height)
-        window_column = np.tile(np.arange(left, left + width), height)
-        window_row = np.repeat(np.arange(top, top + height), width)
-        frame = self._get(key, lambda: _build(projection, window_column, window_row))
-        gather = None
-        if column.size != width * height or not (
-            np.array_equal(column, window_column) and np.array_equal(row, window_row)
-        ):
-            gather = (row - top) * width + (column - left)
-        return Request(frame=frame, column=window_column, row=window_row, gather=gather)
+        window = window or (left - _MARGIN, top - _MARGIN, width + 2 * _MARGIN, height + 2 * _MARGIN)
+        left, top, width, height = window
+        columns = np.tile(np.arange(left, left + width), height)
+        rows = np.repeat(np.arange(top, top + height), width)
+        frame = self._get((*grid, window), lambda: _build(projection, columns, rows))
+        return Request(frame=frame, column=columns, row=rows, gather=(row - top) * width + (column - left))
 
-    def _get(self, key: tuple[Any, ...], make: Callable[[], Frame]) -> Frame:
+    def _containing(self, grid: tuple[str, tuple[float, ...]], wanted: Window) -> Window | None:
+        """A window that is kept and contains the wanted one without being much larger."""
+        left, top, width, height = wanted
+        with self._lock:
+            for crs, transform, window in reversed(self._frames):
+                if len(window) == 4 and (crs, transform) == grid:
+                    x, y, w, h = window
+                    fits = x <= left and y <= top and x + w >= left + width and y + h >= top + height
+                    if fits and w * h <= 40 * (width * height + 500):
+                        return window
+        return None
+
+    def _get(self, key: Key, make: Callable[[], Frame]) -> Frame:
         with self._lock:
             frame = self._frames.get(key)
             if frame is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from m3etl.emulator.model import CollectionQuery
 from m3etl.emulator.planet import utm
 from m3etl.emulator.planet.clouds import Overpass, cloud_share
-from m3etl.emulator.planet.coverage import ORBIT, Coverage, Sighting, coverage_of, sight, sightings
+from m3etl.emulator.planet.coverage import ORBIT, Coverage, Sighting, coverage_of, sight, sightings, whole_footprint
 from m3etl.emulator.planet.frames import node_fields
 from m3etl.emulator.planet.imagery import chance, hashed
 from m3etl.emulator.planet.noise import Floats
@@ -44,15 +44,11 @@ class Granule:
     time_s: float
     datatake_s: float
     overpass: Overpass
+    index: str
 
     @property
     def coverage(self) -> Coverage:
         return coverage_of(self.tile, self.sighting)
-
-    @property
-    def index(self) -> str:
-        later = self.datatake_s + hashed("sensing", self.satellite, self.revolution) % 16 - 5
-        return f"{stamp(self.datatake_s)}_{stamp(later)}_T{self.tile.name}"
 
     @property
     def time_ms(self) -> int:
@@ -70,18 +66,25 @@ def find_granules(
     """Every granule that meets a query, is wanted and not older than `earliest_s`, by time then index, lazily."""
     if query.index is not None:
         granule = granule_of(query.index, wanted)
-        if granule is not None and _matches(granule, query):
+        if granule is not None and _in_time(granule.time_ms, query) and _in_region(granule, query):
             yield granule
         return
     low = max(earliest_s, -math.inf if query.start_ms is None else query.start_ms / 1000.0)
     high = math.inf if query.end_ms is None else query.end_ms / 1000.0
     tiles = list(tiles_near(query.region))
     if len(tiles) <= _FEW_TILES:
-        streams = [_stream(tile, sighting, low, high, wanted) for tile in tiles for sighting in sightings(tile.name)]
+        streams = [
+            _stream(tile, sighting, low, high, wanted)
+            for tile in tiles
+            if query.region is None or whole_footprint(tile).intersects(query.region)
+            for sighting in sightings(tile.name)
+            if query.region is None or coverage_of(tile, sighting).footprint.intersects(query.region)
+        ]
     else:
         streams = [_sweep(tiles, satellite, low, high, wanted) for satellite in range(len(ORBIT.satellites))]
-    for _, _, granule in heapq.merge(*streams, key=lambda item: item[:2]):
-        if _matches(granule, query):
+    near = len(tiles) <= _FEW_TILES and query.region is not None
+    for time_ms, _, granule in heapq.merge(*streams, key=lambda item: item[:2]):
+        if _in_time(time_ms, query) and (near or _in_region(granule, query)):
             yield granule
 
 
@@ -140,11 +143,11 @@ def _sweep(tiles: list[Tile], satellite: int, low: float, high: float, wanted: W
         number, start_s = number + 1, start_s + ORBIT.period_s
 
 
-def _matches(granule: Granule, query: CollectionQuery) -> bool:
-    if query.start_ms is not None and granule.time_ms < query.start_ms:
-        return False
-    if query.end_ms is not None and granule.time_ms >= query.end_ms:
-        return False
+def _in_time(time_ms: int, query: CollectionQuery) -> bool:
+    return (query.start_ms is None or time_ms >= query.start_ms) and (query.end_ms is None or time_ms < query.end_ms)
+
+
+def _in_region(granule: Granule, query: CollectionQuery) -> bool:
     footprint = granule.coverage.footprint
     if query.region is None:
         return not footprint.is_empty
@@ -172,6 +175,7 @@ def _granule(tile: Tile, sighting: Sighting, time_s: float, satellite: int, want
         sun_zenith=zenith,
         sun_azimuth=azimuth,
     )
+    later_s = datatake_s + hashed("sensing", satellite, revolution) % 16 - 5
     # the exact time follows from the revolution, so that both ways of searching give the same milliseconds
     return Granule(
         tile=tile,
@@ -181,6 +185,7 @@ def _granule(tile: Tile, sighting: Sighting, time_s: float, satellite: int, want
         time_s=datatake_s + _seconds_between(start, sighting.argument),
         datatake_s=datatake_s,
         overpass=overpass,
+        index=f"{stamp(datatake_s)}_{stamp(later_s)}_T{tile.name}",
     )
 
 

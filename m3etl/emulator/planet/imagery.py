@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -95,10 +96,8 @@ INT16 = PixelType.of("int16")
 
 
 def hashed(*parts: object) -> int:
-    """A 32-bit number from values, the same in every process (FNV-1a over their text, then mixed)."""
-    number = 2166136261
-    for byte in "|".join(str(part) for part in parts).encode():
-        number = ((number ^ byte) * 16777619) & 0xFFFFFFFF
+    """A 32-bit number from values, the same in every process (CRC of their text, then mixed)."""
+    number = zlib.crc32("|".join(map(str, parts)).encode())
     number ^= number >> 15
     number = (number * 0x2C1B3C6D) & 0xFFFFFFFF
     return number ^ (number >> 13)

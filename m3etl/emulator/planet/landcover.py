@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from m3etl.emulator.planet.climate import LAPSE_RATE, season
 from m3etl.emulator.planet.frames import Frame, Node, octave_sum
-from m3etl.emulator.planet.noise import Singles, mix, smoothstep, uniform
+from m3etl.emulator.planet.noise import Floats, Singles, mix, smoothstep, uniform
 from m3etl.emulator.planet.terrain import slopes
 
 Bytes = npt.NDArray[np.uint8]
@@ -82,19 +82,18 @@ def _make(frame: Frame) -> Ground:
     state = np.empty((State.COUNT, frame.size), np.float32)
     cover = np.empty(frame.size, np.uint8)
     state[State.ELEVATION], state[State.SLOPE_EAST], state[State.SLOPE_NORTH] = slopes(frame)
-    x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
-    patch = octave_sum(x, y, z, ((3.7, 0.5, 0.0), (1.2, 0.45, 0.0), (0.38, 0.4, 0.0), (0.12, 0.3, 0.0)), 58)
-    rivers = octave_sum(x, y, z, ((9.0, 0.5, 0.0), (2.6, 0.2, 0.0)), 32)
-    towns = octave_sum(x, y, z, ((3.3, 0.55, 0.0),), 52)
+    x, y, z = frame.position()
+    patch = octave_sum(x, y, z, ((0.38, 0.4, 0.0), (0.12, 0.3, 0.0)), 58)
     state[State.GRAIN] = octave_sum(x, y, z, ((0.032, 1.0, 0.0),), 81)
-    columns = np.stack([frame.column(name) for name in _INPUTS])
-    _cover(columns, patch, rivers, towns, cover, state)
+    _cover(frame.nodes, frame.corners, frame.u, frame.v, patch, cover, state)
     return Ground(cover=cover, state=state)
 
 
-_INPUTS = (
-    Node.LON, Node.LAT, Node.SHORE, Node.WARMTH, Node.SWING, Node.RAIN, Node.SUMMER_RAIN, Node.MARSH,
-    Node.RIVERS, Node.PEOPLE, Node.TOWNS, Node.SOIL, Node.WET, Node.PATCH, Node.RELIEF,
+_INPUTS = np.array(
+    [
+        Node.LON, Node.LAT, Node.SHORE, Node.WARMTH, Node.SWING, Node.RAIN, Node.SUMMER_RAIN, Node.MARSH,
+        Node.RIVERS, Node.PEOPLE, Node.TOWNS, Node.SOIL, Node.WET, Node.PATCH,
+    ]
 )  # fmt: skip
 
 _PARCEL_DEG = 0.0019
@@ -132,28 +131,32 @@ def _chance(number: Any, salt: int) -> Any:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cover(
-    columns: Any, patch: Singles, river_noise: Singles, town_noise: Singles, cover: Bytes, state: Singles
-) -> None:
+def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, cover: Bytes, state: Singles) -> None:
+    inputs = np.empty(_INPUTS.size)
     for i in range(cover.size):
-        lon, lat, shore = columns[0, i], columns[1, i], columns[2, i]
+        for k in range(_INPUTS.size):
+            f = _INPUTS[k]
+            upper = nodes[corners[0, i], f] + u[i] * (nodes[corners[1, i], f] - nodes[corners[0, i], f])
+            lower = nodes[corners[2, i], f] + u[i] * (nodes[corners[3, i], f] - nodes[corners[2, i], f])
+            inputs[k] = upper + v[i] * (lower - upper)
+        lon, lat, shore = (inputs[0] + 180.0) % 360.0 - 180.0, inputs[1], inputs[2]
         elev = float(state[0, i])
         slope = math.sqrt(state[1, i] ** 2 + state[2, i] ** 2)
         flat = 1.0 - smoothstep(0.03, 0.12, slope)
         grain = float(state[14, i])
-        warmth = columns[3, i] - LAPSE_RATE * max(elev, 0.0)
-        swing = columns[4, i]
-        rain = columns[5, i] * (1.0 + 0.35 * columns[12, i])
+        warmth = inputs[3] - LAPSE_RATE * max(elev, 0.0)
+        swing = inputs[4]
+        rain = inputs[5] * (1.0 + 0.35 * inputs[12])
         aridity = max(rain, 2.0) / potential_evaporation(warmth, swing)
         hottest = warmth + abs(swing)
         coldest = warmth - abs(swing)
-        marsh = columns[7, i]
-        river = abs(columns[8, i] + river_noise[i])
-        basin = columns[8, i] + river_noise[i]
-        people = columns[9, i]
-        town = columns[10, i] + town_noise[i]
-        soil = columns[11, i]
-        noise = columns[13, i] + patch[i]
+        marsh = inputs[7]
+        river = abs(inputs[8])
+        basin = inputs[8]
+        people = inputs[9]
+        town = inputs[10]
+        soil = inputs[11]
+        noise = inputs[13] + patch[i]
         humid = smoothstep(0.1, 0.5, aridity)
 
         green = smoothstep(0.04, 0.55, aridity + 0.06 * noise) * smoothstep(0.5, 7.0, hottest)
@@ -264,7 +267,7 @@ def _cover(
             green = 0.0
 
         cover[i] = kind
-        state[3, i], state[4, i], state[5, i], state[6, i] = warmth, swing, min(aridity, 6.0), columns[6, i]
+        state[3, i], state[4, i], state[5, i], state[6, i] = warmth, swing, min(aridity, 6.0), inputs[6]
         state[7, i], state[8, i], state[9, i], state[10, i] = green, evergreen, canopy, bright
         state[11, i], state[12, i], state[13, i] = red, phase, min(max(murky, 0.0), 1.0)
         state[15, i] = min(max(rough, 0.0), 1.0)
@@ -286,12 +289,12 @@ class Now:
 
 def today(frame: Frame, day: int) -> Singles:
     """(Now.COUNT, N) state of the ground on a day counted from 1970-01-01."""
-    return frame.keep(("today", day), lambda: _season(frame, day))  # type: ignore[no-any-return]
+    return frame.keep_moment(("today", day), lambda: _season(frame, day))  # type: ignore[no-any-return]
 
 
 def _season(frame: Frame, day: int) -> Singles:
     land = ground(frame)
-    x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+    x, y, z = frame.position()
     weather = octave_sum(x, y, z, ((260.0, 1.0, 0.0), (30.0, 0.35, 0.0)), 1_000 + day // 6)
     out = np.empty((Now.COUNT, frame.size), np.float32)
     _today(land.cover, land.state, weather, float((day + 0.25) % 365.25), out)

@@ -17,7 +17,7 @@ from m3etl.emulator.planet.noise import Singles, uniform
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 Integers = npt.NDArray[np.int64]
 
-_MIXED = 12
+_MIXED = 13
 _SPECTRA = np.array(
     [
         # B1    B2     B3     B4     B5     B6     B7     B8     B8A    B9     B10    B11    B12
@@ -33,6 +33,7 @@ _SPECTRA = np.array(
         [0.920, 0.930, 0.920, 0.900, 0.890, 0.870, 0.850, 0.830, 0.800, 0.720, 0.500, 0.100, 0.070],  # snow
         [0.080, 0.092, 0.112, 0.130, 0.141, 0.150, 0.156, 0.162, 0.168, 0.172, 0.180, 0.212, 0.190],  # rock
         [0.030, 0.036, 0.052, 0.055, 0.085, 0.135, 0.165, 0.190, 0.205, 0.210, 0.200, 0.190, 0.115],  # moss and lichen
+        [0.040, 0.050, 0.085, 0.170, 0.190, 0.200, 0.212, 0.240, 0.262, 0.270, 0.270, 0.340, 0.290],  # red soil
     ],
     np.float32,
 )
@@ -67,7 +68,7 @@ def reflectance(
 
 
 def _mixture(frame: Frame, day: int) -> tuple[Singles, Singles]:
-    """Shares of the twelve spectra (12, N) and a brightness factor (N,) of a frame on a day."""
+    """Shares of the spectra (13, N) and a brightness factor (N,) of a frame on a day."""
 
     def make() -> tuple[Singles, Singles]:
         land = ground(frame)
@@ -76,7 +77,7 @@ def _mixture(frame: Frame, day: int) -> tuple[Singles, Singles]:
         _mix(land.cover, land.state, today(frame, day), shares, gain)
         return shares, gain
 
-    return frame.keep(("mixture", day), make)  # type: ignore[no-any-return]
+    return frame.keep_moment(("mixture", day), make)  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -135,16 +136,18 @@ def _mix(cover: Bytes, state: Singles, now: Singles, shares: Singles, gain: Sing
             damp = np.float32(1.0) - np.float32(0.45) * moist
             shares[10, i] = bare_share * stone * damp
             shares[5, i] = bare_share * (np.float32(1.0) - stone) * bright * damp
-            shares[4, i] = bare_share * (np.float32(1.0) - stone) * (np.float32(1.0) - bright) * damp
+            dark = bare_share * (np.float32(1.0) - stone) * (np.float32(1.0) - bright) * damp
+            shares[12, i] = dark * red
+            shares[4, i] = dark * (np.float32(1.0) - red)
         shares[3, i] = dry
         if kind == 3 or kind == 4 or kind == 6:
             bright_gain = np.float32(1.0) + np.float32(0.06) * grain
         for k in range(9):
             shares[k, i] *= clear
-        shares[10, i] *= clear
-        shares[11, i] *= clear
+        for k in range(10, 13):
+            shares[k, i] *= clear
         shares[9, i] = snow * np.float32(0.9)
-        gain[i] = bright_gain + np.float32(0.0) * red
+        gain[i] = bright_gain
 
 
 def light(frame: Frame, overpass: Overpass) -> Singles:
@@ -158,7 +161,7 @@ def light(frame: Frame, overpass: Overpass) -> Singles:
         _shade(land.state, tangent * math.sin(azimuth), tangent * math.cos(azimuth), out)
         return out
 
-    return frame.keep(("light", overpass), make)  # type: ignore[no-any-return]
+    return frame.keep_moment(("light", overpass), make)  # type: ignore[no-any-return]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -5,6 +5,7 @@ Circular orbits around a turning sphere: enough for swaths, revisit times and lo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +26,12 @@ def seconds(text: str) -> float:
 
 def stamp(time_s: float) -> str:
     """A time as the products write it, e.g. 20200408T143729."""
-    return datetime.fromtimestamp(math.floor(time_s), UTC).strftime("%Y%m%dT%H%M%S")
+    return _stamp(math.floor(time_s))
+
+
+@functools.lru_cache(maxsize=65536)
+def _stamp(time_s: int) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y%m%dT%H%M%S")
 
 
 LAST_S = seconds("2026-01-01")

@@ -23,6 +23,7 @@ from m3etl.emulator.planet.slices import FAR_DEG, NEAR_DEG, ORBIT, SLICES, Slice
 _POLARISATIONS = {"DV": ("VV", "VH"), "SV": ("VV",), "DH": ("HH", "HV")}
 _BORDER = 0.003  # share of the swath at either side whose values make no sense and are masked
 _LOOKS = 4
+_NEPER_PER_DB = math.log(10.0) / 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +158,7 @@ def _scatter(
         leaf, snow, moist = float(now[0, i]), float(now[2, i]), float(now[3, i])
         rough, canopy = float(state[15, i]), float(state[9, i])
         theta = incidence[i]
+        tilt = 1.0
         if kind == 0:
             level = (-31.0 if cross else -23.5) + 5.0 * wind + (-0.12 if cross else -0.28) * (theta - 38.0)
             level += snow * (6.0 if cross else 9.0)
@@ -181,14 +183,12 @@ def _scatter(
             level -= (2.0 if cross else 1.5) * snow * (1.0 - share)
         if kind != 0:
             rise = look_east * state[1, i] + look_north * state[2, i]  # ground rising away from the radar faces it
-            angle = math.radians(theta)
-            tilt = min(max(angle - math.atan(rise), 0.09), 1.54)
-            level += 10.0 * math.log10(math.sin(angle) / math.sin(tilt)) + 6.0 * math.log10(
-                math.cos(tilt) / math.cos(angle)
-            )
+            sine, cosine = math.sin(math.radians(theta)), math.cos(math.radians(theta))
+            facing = max(sine - rise * cosine, 0.09)
+            tilt = (sine / facing) * math.sqrt(max(cosine + rise * sine, 0.03) / cosine * math.sqrt(1.0 + rise * rise))
         level += 0.5 * state[14, i]
-        product = 1.0
+        product = np.float32(1.0)
         for look in range(_LOOKS):
             product *= uniform(column[i], row[i], seed * 8 + look)
-        power = 10.0 ** (level / 10.0) * (-math.log(product) / _LOOKS)
+        power = tilt * math.exp(level * _NEPER_PER_DB) * (-math.log(product) / _LOOKS)
         out[i] = max(power + (0.0006 if cross else 0.0008), 1e-5)

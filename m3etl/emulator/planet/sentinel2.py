@@ -13,7 +13,7 @@ import numpy as np
 from m3etl.emulator.model import BandInfo, CollectionQuery, ImageInfo, PixelType, Projection
 from m3etl.emulator.planet import optics
 from m3etl.emulator.planet.clouds import Sky, sky
-from m3etl.emulator.planet.coverage import ORBIT
+from m3etl.emulator.planet.coverage import ORBIT, Coverage
 from m3etl.emulator.planet.frames import Frame, Request
 from m3etl.emulator.planet.granules import Granule, find_granules, granule_of
 from m3etl.emulator.planet.imagery import UINT8, UINT16, Painted, PlanetImage, chance, hashed
@@ -63,7 +63,7 @@ class Sentinel2Collection:
     def _info(self, granule: Granule) -> ImageInfo:
         return ImageInfo(
             id=f"{self.id}/{granule.index}",
-            bands=tuple(tile_bands(granule)[name] for name in self._names(granule)),
+            bands=_named_bands(granule.tile, tuple(self._names(granule))),
             properties=self._properties(granule),
             footprint=granule.coverage.footprint,
         )
@@ -188,6 +188,12 @@ def _bands_of(crs: str, left: float, top: float) -> dict[str, BandInfo]:
     return out
 
 
+@functools.lru_cache(maxsize=4096)
+def _named_bands(tile: Tile, names: tuple[str, ...]) -> tuple[BandInfo, ...]:
+    bands = _bands_of(tile.crs, tile.left, tile.top)
+    return tuple(bands[name] for name in names)
+
+
 def tile_bands(granule: Granule) -> dict[str, BandInfo]:
     """Every band of a granule's tile by name."""
     return _bands_of(granule.tile.crs, granule.tile.left, granule.tile.top)
@@ -216,9 +222,14 @@ def _baseline(time_s: float) -> str:
 
 
 def _missing_share(granule: Granule) -> float:
+    return _outside_share(granule.coverage)
+
+
+@functools.lru_cache(maxsize=16384)
+def _outside_share(coverage: Coverage) -> float:
     at = np.arange(50)
     column, row = (values.ravel() for values in np.meshgrid(at, at))
-    inside = granule.coverage.inside(column, row, 109_800.0 / 50)
+    inside = coverage.inside(column, row, 109_800.0 / 50)
     return 0.0 if inside is None else round(float(100.0 * (1.0 - inside.mean())), 6)
 
 

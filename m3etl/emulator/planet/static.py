@@ -75,7 +75,7 @@ def _aster(bands: tuple[str, ...], request: Request) -> Painted:
 def _gap(request: Request) -> Any:
     """Where the canopy map has no data: a few patches some kilometres wide."""
     frame = request.frame
-    x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+    x, y, z = frame.position()
     return octave_sum(x, y, z, ((60.0, 1.0, 0.0), (7.0, 0.4, 0.0)), 301) > 0.95
 
 
@@ -137,7 +137,7 @@ class WorldCoverCollection:
     def _paint(self, bands: tuple[str, ...], request: Request) -> Painted:
         frame = request.frame
         cover = ground(frame).cover
-        x, y, z = frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
+        x, y, z = frame.position()
         doubt = octave_sum(x, y, z, ((0.5, 0.7, 0.0), (0.06, 0.5, 0.0)), 310 + self.year)
         # a map has errors: grass for shrubs or fields, the other way round, in patches
         mapped = np.where((doubt > 0.85) & np.isin(cover, (Cover.SHRUBS, Cover.CROPS)), Cover.GRASS, cover)

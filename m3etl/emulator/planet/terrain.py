@@ -13,8 +13,6 @@ from m3etl.emulator.planet.noise import Floats, Singles, smoothstep
 
 _SHORT: tuple[tuple[float, float, float], ...] = (
     # wavelength in km, amplitude, ridge; goes on from `TERRAIN_LONG`
-    (6.5, 0.42, 0.6),
-    (2.9, 0.21, 0.5),
     (1.3, 0.095, 0.4),
     (0.55, 0.033, 0.2),
     (0.24, 0.0115, 0.0),
@@ -27,7 +25,7 @@ def elevation(frame: Frame) -> Singles:
 
     def make() -> Singles:
         kept = frame.kept.get("slopes")
-        return kept[0] if kept is not None else _raise(frame, octave_sum(*_position(frame), _SHORT, TERRAIN_SEED + 1))
+        return kept[0] if kept is not None else _raise(frame, octave_sum(*frame.position(), _SHORT, TERRAIN_SEED + 1))
 
     return frame.keep("elevation", make)  # type: ignore[no-any-return]
 
@@ -36,7 +34,7 @@ def slopes(frame: Frame) -> tuple[Singles, Singles, Singles]:
     """Elevation in metres and its slope (rise over run) to the east and to the north, (N,) each."""
 
     def make() -> tuple[Singles, Singles, Singles]:
-        short, east, north = sloped_sum(*_position(frame), _SHORT, TERRAIN_SEED + 1)
+        short, east, north = sloped_sum(*frame.position(), _SHORT, TERRAIN_SEED + 1)
         height = _raise(frame, short)
         long = frame.column(Node.TERRAIN_EAST), frame.column(Node.TERRAIN_NORTH)
         _tilt(frame.column(Node.SHORE), frame.column(Node.RELIEF), height, *long, east, north)
@@ -50,10 +48,6 @@ def coarse_elevation(nodes: Floats) -> Singles:
     out = np.empty(nodes.shape[0], np.float32)
     _shape(nodes[:, Node.SHORE], nodes[:, Node.HEIGHT], nodes[:, Node.RELIEF], nodes[:, Node.TERRAIN], out)
     return out
-
-
-def _position(frame: Frame) -> tuple[Floats, Floats, Floats]:
-    return frame.column(Node.X), frame.column(Node.Y), frame.column(Node.Z)
 
 
 def _raise(frame: Frame, short: Singles) -> Singles:
