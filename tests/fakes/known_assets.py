@@ -32,7 +32,7 @@ SIZE = 200  # pixels a side of the 10 m bands
 JUNE_1 = 1590969600000.0  # 2020-06-01T00:00:00Z
 DAY = 86_400_000.0
 # Lon/lat of a place well inside every UTM image: pixel (100, 100), easting 601005, northing 5198995.
-INSIDE = (10.3201, 46.9365)
+INSIDE = (10.326945, 46.936840)
 
 
 def known(number: int, band: int, column: Any, row: Any) -> Any:
