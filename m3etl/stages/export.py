@@ -145,7 +145,7 @@ class _Export:
             ledger.write_meta("arrays", [spec.name for spec in specs])
             names = [spec.name for spec in specs]
         every = {spec.name: spec for spec in select_arrays()}
-        _check_catalogue(ledger.read_meta("catalogue"), every)
+        _check_catalogue({**ledger.read_meta("catalogue"), **campaign.config.catalogue}, every)
         _check_level(campaign.config.export.s2, ledger.read_meta("s2"))
         fixed = {name: every[name] for name in names}
         _check_modalities(modalities, tuple(fixed.values()))
@@ -321,7 +321,7 @@ def _select(plan: pd.DataFrame, region: str | None) -> pd.DataFrame:
     if region is None:
         return plan
     inside = read_region(region).contains_lonlat(plan["lon"].to_numpy(), plan["lat"].to_numpy())
-    selected = plan[inside & (plan["split"] != "")] if len(plan) else plan
+    selected = plan[inside]
     if not (~selected["reserve"]).any():
         raise NothingSelectedError(
             f"none of the {int((~plan['reserve']).sum())} planned chips lies in the region {region!r}",

@@ -433,6 +433,24 @@ def test_arrays_are_fixed_by_the_first_export(tmp_path):
     assert list(open_campaign(campaign.root).config.catalogue) == ["worldcover"]
 
 
+def test_a_changed_declaration_is_refused(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(3))
+    export(campaign, FakeEarth(), modalities=("worldcover",))
+    digest = open_campaign(campaign.root).config.catalogue["worldcover"]
+    campaign.config_path.write_text(campaign.config_path.read_text().replace(digest, "0" * 64))
+    with pytest.raises(InputError, match="otherwise than when the campaign began: worldcover"):
+        export(campaign, FakeEarth())
+
+
+def test_the_level_is_fixed_by_the_first_export(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(3))
+    export(campaign, FakeEarth(), s2="l1c", modalities=("sentinel2",))
+    assert list(open_store(campaign.store_path).specs) == ["sentinel2_l1c", "sentinel2_cloud"]
+    assert export(campaign, FakeEarth()).done == 3, "recorded in campaign.toml"
+    with pytest.raises(InputError, match="fixed the Sentinel-2 level 'l1c'"):
+        export(campaign, FakeEarth(), s2="both")
+
+
 @pytest.mark.parametrize("option", [{"s2": "l3"}, {"anchor_rule": "prettiest"}])
 def test_unknown_options_are_refused_before_anything_is_sent(tmp_path, option):
     campaign = make_campaign(tmp_path / "c", make_plan(3), **option)

@@ -1,0 +1,154 @@
+"""The export through the real client over a socket: faults of the wire and kill -9 leave the same data, to the last
+bit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from m3etl.campaign import open_campaign
+from m3etl.emulator.process import start_embedded
+from m3etl.io.earthengine import open_session
+from m3etl.io.provenance import read_provenance
+from m3etl.io.store import open_store
+from m3etl.stages.export import run_export
+from m3etl.stages.summary import SilentProgress
+from tests.unit.stages.test_export import content, make_campaign, make_plan
+
+chips = 9
+fault_rules = [
+    {"status": 429, "calls": {"probability": 0.06}, "headers": {"Retry-After": "0"}},
+    {"status": 503, "calls": {"probability": 0.06}},
+    {"status": 500, "calls": {"probability": 0.06}},
+    {"status": 504, "html": "<html>Gateway timeout</html>", "calls": {"probability": 0.06}},
+    {"html": "<html>busy</html>", "calls": {"probability": 0.06}},
+    {"drop": True, "calls": {"probability": 0.06}},
+    {"drop": "after", "calls": {"probability": 0.06}},
+    {"truncate": True, "calls": {"probability": 0.06}},
+]
+
+
+def export(campaign, url):
+    with open_session(url=url, project="") as session:
+        return run_export(open_campaign(campaign.root), session=session, progress=SilentProgress(), base_wait_s=0.02)
+
+
+def plan():
+    return make_plan(chips)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    campaign = make_campaign(folder / "c", plan())
+    log = folder / "requests.jsonl"
+    with start_embedded(state_dir=folder / "state", log=log) as server:
+        summary = export(campaign, server.url)
+    requests = [json.loads(line) for line in log.read_text().splitlines()]
+    return campaign, summary, requests
+
+
+def test_one_pixel_request_a_chip_and_few_to_plan(undisturbed):
+    _, summary, requests = undisturbed
+    assert (summary.done, summary.failed) == (chips, 0)
+    sent = [item for item in requests if "computePixels" in item["path"]]
+    assert len(sent) == chips
+    assert summary.facts["requests"] == len(sent) + sum("value:compute" in item["path"] for item in requests)
+    assert sum(item["status"] != 200 for item in requests) == 0
+    assert sum(item["bytes"] for item in sent) >= summary.facts["bytes"]
+
+
+def test_what_is_stored_is_observed_and_named(undisturbed):
+    campaign, _, _ = undisturbed
+    store = open_store(campaign.store_path)
+    provenance = read_provenance(campaign.provenance_path)
+    assert len(provenance) == chips * len(store.specs)
+    observed = provenance[provenance["status"] == "ok"]
+    assert set(observed["array"]) >= {"sentinel2_cloud", "aster_slope", "worldcover", "era5_temperature"}
+    assert observed["array"].isin(["sentinel2_l2a", "sentinel2_l1c"]).sum() == chips
+    assert set(observed[observed["array"] == "worldcover"]["origin"]) == {"planet"}
+    assert (observed["valid_fraction"] > 0).all()
+    radar = observed[observed["array"].str.startswith("sentinel1")]
+    assert (radar["gap_days"].abs() <= 30).all()
+    values = store.read("aster_elevation", np.arange(chips))
+    assert values.shape == (chips, 1, 5, 5)
+
+
+@pytest.mark.parametrize("path", ["computePixels", "value:compute"])
+def test_faults_of_the_wire_leave_no_trace(undisturbed, tmp_path, path):
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps({"seed": 11, "rules": [{"path": path, **rule} for rule in fault_rules]}))
+    campaign = make_campaign(tmp_path / "c", plan(), plan_batch=1, max_attempts=12)
+    log = tmp_path / "requests.jsonl"
+    with start_embedded(state_dir=tmp_path / "state", faults=faults, log=log) as server:
+        summary = export(campaign, server.url)
+    hit = sum(path in json.loads(line)["path"] for line in log.read_text().splitlines())
+    assert hit > chips + 2, "faults were injected"
+    assert summary.failed == 0
+    assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def test_kill_9_in_mid_export(undisturbed, tmp_path):
+    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2)
+    log = tmp_path / "requests.jsonl"
+    command = [sys.executable, "-W", "ignore", "-m", "m3etl", "-C", str(campaign.root), "export"]
+    with start_embedded(state_dir=tmp_path / "state", log=log) as server:
+        environment = {**os.environ, "M3ETL_EE_URL": server.url}
+
+        def pixel_requests() -> int:
+            return log.read_text().count("computePixels") if log.exists() else 0
+
+        for target in (3, 6):
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while pixel_requests() < target and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert pixel_requests() <= chips + 2 * 4, "no more repeated than what was in flight or being written"
+    assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def test_ctrl_c_exits_130_and_keeps_what_landed(undisturbed, tmp_path):
+    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2)
+    log = tmp_path / "requests.jsonl"
+    command = [sys.executable, "-W", "ignore", "-m", "m3etl", "-C", str(campaign.root), "export"]
+    with start_embedded(state_dir=tmp_path / "state", log=log) as server:
+        environment = {**os.environ, "M3ETL_EE_URL": server.url}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        while (not log.exists() or log.read_text().count("computePixels") < 2) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode in (130, 0), errors
+        assert "Traceback" not in errors
+        export(campaign, server.url)
+        repeated = log.read_text().count("computePixels")
+        assert repeated == chips, "nothing that landed is asked for again"
+    assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def test_an_expired_login_is_exit_4_and_resumable(undisturbed, tmp_path):
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps({"rules": [{"path": "computePixels", "calls": {"after": 4}, "status": 401}]}))
+    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2)
+    command = [sys.executable, "-W", "ignore", "-m", "m3etl", "-C", str(campaign.root), "export"]
+    with start_embedded(state_dir=tmp_path / "state", faults=faults) as server:
+        result = subprocess.run(command, env={**os.environ, "M3ETL_EE_URL": server.url}, capture_output=True, text=True)
+    assert result.returncode == 4
+    assert "login" in result.stderr
+    assert "Traceback" not in result.stderr
+    with start_embedded(state_dir=tmp_path / "state") as server:
+        export(campaign, server.url)
+    assert content(campaign.root) == content(undisturbed[0].root)
