@@ -160,7 +160,7 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
         humid = smoothstep(0.1, 0.5, aridity)
 
         green = smoothstep(0.04, 0.55, aridity + 0.06 * noise) * smoothstep(0.5, 7.0, hottest)
-        trees = smoothstep(0.45, 1.05, aridity) * smoothstep(8.5, 12.5, hottest)
+        trees = smoothstep(0.45, 1.05, aridity) * smoothstep(9.5, 13.5, hottest)
         wooded = 1.3 * trees - 0.28 + 0.55 * noise - 0.25 * smoothstep(0.5, 1.0, slope)
         evergreen = max(
             smoothstep(14.0, 20.0, coldest) * smoothstep(0.8, 1.2, aridity), 1.0 - smoothstep(-12.0, -3.0, coldest)
@@ -177,11 +177,11 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
         red = min(max(0.25 + 0.45 * soil + 0.3 * smoothstep(18.0, 25.0, warmth), 0.0), 1.0)
         number = _parcel(lon, lat)
         suited = (
-            smoothstep(11.0, 15.0, hottest) * smoothstep(0.14, 0.34, aridity) * flat
+            smoothstep(13.0, 18.0, hottest) * smoothstep(0.14, 0.34, aridity) * flat
             * (1.0 - smoothstep(1200.0, 2800.0, elev))
-            * (1.0 - 0.7 * smoothstep(1.0, 1.6, aridity) * smoothstep(16.0, 22.0, warmth))
+            * (1.0 - 0.8 * smoothstep(0.9, 1.5, aridity) * smoothstep(16.0, 22.0, warmth))
         )  # fmt: skip
-        farmed = suited * (0.42 + 0.75 * people)
+        farmed = suited * (0.34 + 0.8 * people)
         if river < 0.1 and aridity > 0.06 and people > 0.0:
             farmed = max(farmed, 0.8 * smoothstep(14.0, 20.0, hottest) * flat * (0.35 + people))
         density = 0.8 * town + 0.55 * people - 0.9 + 0.3 * suited - 0.3 * (1.0 - smoothstep(9.0, 15.0, hottest))
@@ -197,7 +197,14 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
         elif (river < wide or lake) and hottest > 1.0:
             kind = 0
             murky = 0.15 + 0.4 * (river < wide) + 0.2 * noise
-        elif elev < 7.0 and shore < 25.0 and coldest > 15.0 and aridity > 0.15 and slope < 0.05 and noise > -0.35:
+        elif (
+            elev < 15.0 + 8.0 * noise
+            and shore < 25.0
+            and coldest > 15.0
+            and aridity > 0.15
+            and slope < 0.05
+            and noise > -0.35
+        ):
             kind = 9
             green, evergreen = 0.95, 1.0
             canopy = max(4.0, 11.0 + 7.0 * noise)
@@ -323,7 +330,7 @@ def _today(cover: Bytes, state: Singles, weather: Singles, day_of_year: float, o
             active = evergreen + (1.0 - evergreen) * growing * wet
             leaf = green * active
             dry = 0.75 * (green - leaf)
-        snow = smoothstep(0.5, -4.0, temperature + 1.5 * state[14, i]) * smoothstep(0.05, 0.2, aridity)
+        snow = smoothstep(0.5, -4.0, temperature + 0.9 * state[14, i]) * smoothstep(0.05, 0.2, aridity)
         if kind == 7:
             snow = 1.0
         elif kind == 1:
