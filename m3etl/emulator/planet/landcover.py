@@ -108,10 +108,8 @@ def potential_evaporation(warmth: Any, swing: Any) -> Any:
 
 
 @numba.njit(inline="always")
-def _parcel(lon: Any, lat: Any) -> Any:
+def _parcel(across: Any, lat: Any) -> Any:
     """The number of the field at a position: bricks of about 200 x 300 m, a third of them four times as large."""
-    band = math.floor(lat * 2.0)
-    across = lon * math.cos(math.radians((band + 0.5) * 0.5))
     row = math.floor(lat / (2.0 * _PARCEL_DEG))
     column = math.floor(across / (3.0 * _PARCEL_DEG) + 0.37 * (int(row) % 3))
     large = mix(np.uint32(int(column) * 7919) ^ mix(np.uint32(int(row) * 104729 + 17)))
@@ -133,6 +131,8 @@ def _chance(number: Any, salt: int) -> Any:
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, cover: Bytes, state: Singles) -> None:
     inputs = np.empty(_INPUTS.size)
+    band = -1000
+    shrink = 1.0
     for i in range(cover.size):
         for k in range(_INPUTS.size):
             f = _INPUTS[k]
@@ -175,7 +175,6 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
         rough = min(1.0, 0.25 + 1.2 * slope + 0.1 * noise)
         bright = min(max(0.55 - 0.35 * smoothstep(0.05, 0.8, aridity) + 0.16 * soil + 0.1 * noise, 0.05), 1.0)
         red = min(max(0.25 + 0.45 * soil + 0.3 * smoothstep(18.0, 25.0, warmth), 0.0), 1.0)
-        number = _parcel(lon, lat)
         suited = (
             smoothstep(13.0, 18.0, hottest) * smoothstep(0.14, 0.34, aridity) * flat
             * (1.0 - smoothstep(1200.0, 2800.0, elev))
@@ -185,6 +184,11 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
         if river < 0.1 and aridity > 0.06 and people > 0.0:
             farmed = max(farmed, 0.8 * smoothstep(14.0, 20.0, hottest) * flat * (0.35 + people))
         density = 0.8 * town + 0.55 * people - 0.9 + 0.3 * suited - 0.3 * (1.0 - smoothstep(9.0, 15.0, hottest))
+        if math.floor(lat * 2.0) != band:
+            band = math.floor(lat * 2.0)
+            shrink = math.cos(math.radians((band + 0.5) * 0.5))
+        across = lon * shrink
+        number = _parcel(across, lat) if farmed > 0.0 or density > 0.0 else np.uint32(0)
         lake = basin > (0.72 if abs(lat) > 48.0 and aridity > 0.7 else 1.2) + 0.2 * (1.0 - flat) + 0.05 * noise
         wide = 0.016 * smoothstep(0.12, 0.9, aridity) * (0.4 + 0.6 * flat) * (0.7 + 0.5 * noise)
 
@@ -253,7 +257,6 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
             bright = min(1.0, 0.8 * bright + 0.25 * _chance(number, 11))
             rough = 0.15 + 0.35 * _chance(number, 13)
         elif kind == 5:
-            across = lon * math.cos(math.radians((math.floor(lat * 2.0) + 0.5) * 0.5))
             phase = uniform(math.floor(across / _BLOCK_DEG), math.floor(lat / _BLOCK_DEG), 91)
             street = min((across / _STREET_DEG) % 1.0, (lat / _STREET_DEG) % 1.0) < 0.12
             green = 0.0 if street else max(0.0, 0.55 - 0.7 * density) * (1.0 if phase > 0.55 else 0.2) * humid

@@ -48,7 +48,8 @@ def uniform(column: Any, row: Any, seed: Any) -> Any:
 @numba.njit(inline="always")
 def smoothstep(low: Any, high: Any, value: Any) -> Any:
     """0 below `low`, 1 above `high`, a smooth cubic between."""
-    t = min(max((value - low) / (high - low), 0.0), 1.0)
+    # the reciprocal of constant limits is folded at compile time, a division is not
+    t = min(max((value - low) * (1.0 / (high - low)), 0.0), 1.0)
     return t * t * (3.0 - 2.0 * t)
 
 
