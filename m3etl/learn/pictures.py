@@ -3,7 +3,8 @@ hidden patches and the target, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +26,72 @@ columns = ("input", "seen by the encoder", "prediction where hidden", "target")
 
 
 @torch.no_grad()
-def write_reconstructions(folder: Path, module: Pretraining, batch: Mapping[str, Tensor]) -> list[Path]:
-    """One PNG per raster target in `folder`, a line per chip of the stored batch (with masks, on the device)."""
+def write_reconstructions(
+    folder: Path, module: Pretraining, batch: Mapping[str, Tensor], *, captions: Sequence[str], chips: int
+) -> list[Path]:
+    """One PNG per raster target that any chip of the batch has, of its first `chips` chips that do.
+
+    batch: stored chips with masks, on the module's device; captions: a name for each of them.
+    """
     module.eval()
     arrays = module.normalizer(batch)
     predictions = module.model(arrays, batch["visible"], batch["hidden"], everywhere=True)
     module.train()
     patch_px = module.config.model.patch_px
-    shown = {name: _stored(batch[name]) for name in input_levels if name in batch}
+    levels = {name: _stored(batch[name]) for name in input_levels if name in batch}
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for spec in module.model.targets:
-        if spec.shape is Shape.RASTER:
-            grid = batch[spec.name].shape[-1] // patch_px
-            values = _predicted(spec, predictions[spec.name].float(), arrays, module, grid)
-            inputs = [_input_picture(module, shown, chip) for chip in range(len(values))]
-            hidden = _hidden_pixels(batch["hidden"], batch[spec.name].shape, patch_px)
-            paths.append(folder / f"{spec.name}.png")
-            _write_sheet(paths[-1], spec, inputs, hidden, values, _stored(batch[spec.name]))
+        if spec.shape is not Shape.RASTER:
+            continue
+        has = arrays[f"{spec.name}_valid"].flatten(1).any(dim=1)
+        chosen = torch.nonzero(has).flatten()[:chips].tolist()
+        if not chosen:
+            continue
+        grid = batch[spec.name].shape[-1] // patch_px
+        values = _predicted(spec, predictions[spec.name].float(), arrays, module, grid)
+        hidden = _hidden_pixels(batch["hidden"], batch[spec.name].shape, patch_px)
+        stored = _stored(batch[spec.name])
+        lines = [
+            Line(captions[chip], _input_picture(module, levels, chip), hidden[chip], values[chip], stored[chip])
+            for chip in chosen
+        ]
+        paths.append(folder / f"{spec.name}.png")
+        _write_sheet(paths[-1], spec, lines)
     return paths
 
 
-def _write_sheet(
-    path: Path,
-    spec: ArraySpec,
-    inputs: list[Rgb],
-    hidden: NDArray[np.bool_],
-    predicted: NDArray[Any],
-    target: NDArray[Any],
-) -> None:
-    stretch = stretch_of(spec, target)
-    figure = Figure(figsize=(7.2, 1.85 * len(target) + 0.5), layout="constrained")
-    axes = figure.subplots(len(target), len(columns), squeeze=False)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One chip of a sheet: input as RGB, hidden pixels (y, x), prediction and target in stored units (band, y, x)."""
+
+    caption: str
+    picture: Rgb
+    hidden: NDArray[np.bool_]
+    predicted: NDArray[Any]
+    target: NDArray[Any]
+
+
+def _write_sheet(path: Path, spec: ArraySpec, lines: Sequence[Line]) -> None:
+    figure = Figure(figsize=(7.4, 1.85 * len(lines) + 0.5), layout="constrained")
+    axes = figure.subplots(len(lines), len(columns), squeeze=False)
     figure.suptitle(f"{spec.name}: {spec.title}", fontsize=9)
-    for line, picture in enumerate(inputs):
-        guess = np.where(hidden[line][..., None], render(spec, predicted[line], stretch), unseen)
-        seen = np.where(hidden[line][..., None], unseen, picture)
-        for column, shown in enumerate((picture, seen, guess, render(spec, target[line], stretch))):
-            axis = axes[line, column]
+    together = stretch_of(spec, np.stack([line.target for line in lines]))
+    for number, line in enumerate(lines):
+        own = spec.name in input_levels or spec.bands == ("elevation",)  # brightness and height vary too much
+        stretch = stretch_of(spec, line.target) if own else together
+        hidden = line.hidden[..., None]
+        guess = np.where(hidden, render(spec, line.predicted, stretch), unseen)
+        seen = np.where(hidden, unseen, line.picture)
+        for column, shown in enumerate((line.picture, seen, guess, render(spec, line.target, stretch))):
+            axis = axes[number, column]
             axis.imshow(shown, interpolation="nearest")
-            axis.set_axis_off()
-            if line == 0:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if number == 0:
                 axis.set_title(columns[column], fontsize=7)
+            if column == 0:
+                axis.set_ylabel(line.caption, fontsize=6)
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110)
 

@@ -34,6 +34,9 @@ from m3etl.spec.modality import ArraySpec
 reference_batch = 256  # the learning rate of the paper's recipe is per 256 images
 
 
+Losses = Mapping[str, Mapping[str, float]]  # split -> array -> loss
+
+
 class BatchSource(Protocol):
     """What a loader of stored batches does: an epoch per iteration, `row` among the arrays of each batch; its state is
     that after the last batch it gave."""
@@ -175,7 +178,7 @@ class Pretraining(lightning.LightningModule):
             self._load_optimizer(self.resume_from.optimizer_tensors())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set the rate of this step, a function of the step alone, and clip (Lightning refuses to with a fused step)."""
+        """Set the rate of this step, a function of the step alone; clip, which Lightning refuses for a fused AdamW."""
         if self.config.optim.clip_norm:
             nn.utils.clip_grad_norm_(self.parameters(), self.config.optim.clip_norm)
         for group in optimizer.param_groups:
@@ -280,29 +283,31 @@ def measure_losses(module: Pretraining, batches: Iterable[Mapping[str, Tensor]])
 class Rhythm(lightning.Callback):
     """What happens between steps: reports, metrics, validation and checkpoints.
 
-    validation(rank, ranks) gives the validation batches anew; save(module, losses_before, losses_now) writes a
-    checkpoint and is called on the first rank only; report(1, **fields) is told of every step.
+    open_split: by split (train, and val where there is one) a function of rank and number of ranks that gives its
+    batches anew, with crops and masks that never change; both are measured before and after training, the last of them
+    in between. save(module, losses_before, losses_now) writes a checkpoint and is called on the first rank only;
+    report(1, **fields) is told of every step.
     """
 
     def __init__(
         self,
         *,
-        validation: Callable[[int, int], Iterable[Mapping[str, Tensor]]],
-        save: Callable[[Pretraining, Mapping[str, float], Mapping[str, float]], None],
+        open_split: Mapping[str, Callable[[int, int], Iterable[Mapping[str, Tensor]]]],
+        save: Callable[[Pretraining, Losses, Losses], None],
         report: Callable[..., None],
-        losses_before: Mapping[str, float] | None = None,
+        losses_before: Losses | None = None,
     ) -> None:
-        self.validation = validation
+        self.open_split = open_split
         self.save = save
         self.report = report
         self.losses_before = losses_before
-        self.losses_now: dict[str, float] = {}
+        self.losses_now: dict[str, Mapping[str, float]] = {}
         self.clock = TrainingClock()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         module = cast(Pretraining, pl_module)
         if self.losses_before is None:
-            self.losses_before = self._measure(trainer, module)
+            self.losses_before = self._measure(trainer, module, list(self.open_split))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -320,7 +325,7 @@ class Rhythm(lightning.Callback):
             self.report(1, **fields)
         self.clock.pause()
         if last or module.step % options.validate_every == 0:
-            self.losses_now = self._measure(trainer, module)
+            self.losses_now |= self._measure(trainer, module, list(self.open_split)[0 if last else -1 :])
         if last or module.step % options.checkpoint_every == 0:
             if trainer.is_global_zero:
                 self.save(module, self.losses_before or {}, self.losses_now)
@@ -347,11 +352,16 @@ class Rhythm(lightning.Callback):
         speed = f"{figures['images_per_second']:.0f}"
         return {"loss": f"{values['loss']:.3f}", "images_per_second": speed, "step": module.step}
 
-    def _measure(self, trainer: lightning.Trainer, module: Pretraining) -> dict[str, float]:
-        losses = measure_losses(module, self.validation(trainer.global_rank, trainer.world_size))
-        if trainer.is_global_zero:
-            _logger_of(trainer).log_metrics({f"val/{name}": value for name, value in losses.items()}, module.step)
-        return losses
+    def _measure(
+        self, trainer: lightning.Trainer, module: Pretraining, splits: Sequence[str]
+    ) -> dict[str, Mapping[str, float]]:
+        found: dict[str, Mapping[str, float]] = {}
+        for split in splits:
+            found[split] = measure_losses(module, self.open_split[split](trainer.global_rank, trainer.world_size))
+            if trainer.is_global_zero:
+                figures = {f"measured/{split}/{name}": value for name, value in found[split].items()}
+                _logger_of(trainer).log_metrics(figures, module.step)
+        return found
 
 
 class TrainingClock:

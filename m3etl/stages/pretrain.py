@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +26,18 @@ if TYPE_CHECKING:
 
     from m3etl.learn.checkpoint import Checkpoint
     from m3etl.learn.settings import PretrainConfig
-    from m3etl.learn.training import MaskedBatches, Pretraining, Rhythm
+    from m3etl.learn.training import Losses, MaskedBatches, Pretraining, Rhythm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a run reads. specs: inputs and targets; train, val: usable chips; val_split: the split of the latter."""
+    """What a run reads. specs: inputs and targets; chips: usable chips of train, and of val where it has any."""
 
     campaign: Campaign
     specs: tuple[ArraySpec, ...]
     targets: tuple[ArraySpec, ...]
     stats: Mapping[str, Any]
-    train: int
-    val: int
-    val_split: str
+    chips: Mapping[str, int]
 
     @property
     def dataset_id(self) -> str:
@@ -45,7 +45,8 @@ class Selection:
 
 
 def run_pretrain(campaign: Campaign, *, overrides: Sequence[str] = (), progress: Progress) -> Summary:
-    """Train and return a summary: run directory, steps, speed, losses per array before and after, pictures.
+    """Train and return a summary: run directory, steps, speed, losses per array before and after (on training chips and
+    on validation chips, with crops and masks that never change), pictures.
 
     overrides: Hydra's KEY=VALUE. A run is named by its configuration and data; the same command goes on where a killed
     one stopped, and does nothing when it is finished. Raises InputError for wrong options, NothingSelectedError without
@@ -82,12 +83,11 @@ def select_chips(campaign: Campaign, config: PretrainConfig, progress: Progress)
     specs = tuple(spec for spec in store.specs.values() if spec in targets or spec.name in input_levels)
     InputBands(specs)
     required = _required(specs)
-    train = len(select_rows(store, "train", required))
+    chips = {"train": len(select_rows(store, "train", required))}
     try:
-        val = len(select_rows(store, "val", required))
+        chips["val"] = len(select_rows(store, "val", required))
     except NothingSelectedError:
-        val = 0
-        progress.say("no validation chip has Sentinel-2: losses are measured on training chips")
+        progress.say("no validation chip has Sentinel-2: losses are measured on training chips only")
     stats = {name: value for name, value in read_stats(campaign.stats_path).items() if name in {s.name for s in specs}}
     stats["dataset_id"] = read_stats(campaign.stats_path).get("dataset_id", "")
     return Selection(
@@ -95,9 +95,7 @@ def select_chips(campaign: Campaign, config: PretrainConfig, progress: Progress)
         specs=specs,
         targets=targets,
         stats=stats,
-        train=train,
-        val=val or train,
-        val_split="val" if val else "train",
+        chips=chips,
     )
 
 
@@ -105,10 +103,12 @@ def fitted_config(config: PretrainConfig, selection: Selection, progress: Progre
     """The configuration with crop, batch, accumulation and steps as this data set allows; every clipping is said."""
     data, trainer, patch_px = config.data, config.trainer, config.model.patch_px
     crop_px = _crop(config, selection.campaign.config.sample.chip_px, progress)
-    batch = min(data.batch_size, max(1, selection.train // trainer.devices))
+    batch = min(data.batch_size, max(1, selection.chips["train"] // trainer.devices))
     if batch < data.batch_size:
-        progress.say(f"data.batch_size clipped from {data.batch_size} to {batch}: {selection.train} training chips")
-    per_epoch = max(1, selection.train // (batch * trainer.devices))
+        progress.say(
+            f"data.batch_size clipped from {data.batch_size} to {batch}: {selection.chips['train']} training chips"
+        )
+    per_epoch = max(1, selection.chips["train"] // (batch * trainer.devices))
     accumulate = min(trainer.accumulate, per_epoch)
     if accumulate < trainer.accumulate:
         progress.say(
@@ -200,7 +200,7 @@ def _train(
     module.read_from(lambda rank, ranks: _training_batches(config, selection, checkpoint, steps, rank, ranks))
     states: list[Mapping[str, Any]] = []
     rhythm = Rhythm(
-        validation=lambda rank, ranks: validation_batches(config, selection, rank, ranks),
+        open_split={split: partial(fixed_batches, config, selection, split) for split in selection.chips},
         save=lambda *measured: states.append(_save(run, selection, rhythm, *measured)),
         report=progress.advance,
         losses_before=checkpoint.state["losses_before"] if checkpoint else None,
@@ -252,21 +252,21 @@ def _training_batches(
     )
 
 
-def validation_batches(
-    config: PretrainConfig, selection: Selection, rank: int = 0, ranks: int = 1, *, chips: int | None = None
+def fixed_batches(
+    config: PretrainConfig, selection: Selection, split: str, rank: int = 0, ranks: int = 1
 ) -> Iterator[dict[str, Tensor]]:
-    """Stored batches of the validation chips (at most `validate_chips`), centre crops, with masks that never change."""
+    """Stored batches of at most `validate_chips` chips of a split: centre crops, and masks that never change."""
     from m3etl.learn.loader import ChipLoader
     from m3etl.learn.training import masks_of
     from m3etl.learn.view import View
 
     crop_px = config.data.crop_px or 0
-    most = min(chips or config.trainer.validate_chips, selection.val)
+    most = min(config.trainer.validate_chips, selection.chips[split])
     batch_size = max(1, min(config.data.batch_size, most // ranks or 1))
     loader = ChipLoader(
         selection.campaign.root,
         arrays=[spec.name for spec in selection.specs],
-        split=selection.val_split,
+        split=split,
         batch_size=batch_size,
         view=View(crop_px=crop_px, upsample=True),
         shuffle="none",
@@ -302,8 +302,8 @@ def _save(
     selection: Selection,
     rhythm: Rhythm,
     module: Pretraining,
-    losses_before: Mapping[str, float],
-    losses_now: Mapping[str, float],
+    losses_before: Losses,
+    losses_now: Losses,
 ) -> Mapping[str, Any]:
     import torch
 
@@ -322,9 +322,8 @@ def _save(
         "specs": declarations(selection.specs),
         "targets": [spec.name for spec in selection.targets],
         "stats": selection.stats,
-        "losses_before": dict(losses_before),
-        "losses_now": dict(losses_now),
-        "measured_on": selection.val_split,
+        "losses_before": losses_before,
+        "losses_now": losses_now,
         "images_per_second": round(rhythm.clock.images_per_second, 2),
         "data_wait_fraction": round(rhythm.clock.data_wait_fraction, 4),
     }
@@ -339,11 +338,16 @@ def _save(
 
 
 def _draw(run: Path, config: PretrainConfig, selection: Selection, module: Pretraining) -> None:
+    import torch
+
     from m3etl.learn.pictures import write_reconstructions
 
-    batch = next(validation_batches(config, selection, chips=config.run.pictures))
-    few = {name: value[: config.run.pictures].to(module.device) for name, value in batch.items()}
-    write_reconstructions(run / "pictures", module, few)
+    split = list(selection.chips)[-1]
+    batches = itertools.islice(fixed_batches(config, selection, split), -(-32 // config.data.batch_size))
+    parts = [{name: value.to(module.device, copy=True) for name, value in batch.items()} for batch in batches]
+    batch = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    chip_ids = open_store(selection.campaign.store_path).chip_ids[batch["row"].cpu().numpy()]
+    write_reconstructions(run / "pictures", module, batch, captions=chip_ids.tolist(), chips=config.run.pictures)
 
 
 def _previous(run: Path, config: PretrainConfig, selection: Selection) -> Checkpoint | None:
@@ -397,6 +401,10 @@ def _only_run(run: Path) -> Iterator[None]:
         yield
 
 
+def _rounded(losses: Mapping[str, Mapping[str, float]], split: str) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in losses.get(split, {}).items()}
+
+
 def _rank() -> int:
     """The number of this process among those of a training that uses several devices (torchrun, SLURM or Lightning)."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
@@ -411,9 +419,10 @@ def _summary(run: Path, state: Mapping[str, Any], *, done: int = 0, skipped: int
         "arrays": len(state.get("targets", ())),
         "images_per_second": state.get("images_per_second", 0.0),
         "data_wait_fraction": state.get("data_wait_fraction", 0.0),
-        "measured_on": state.get("measured_on", ""),
-        "loss_before": {name: round(value, 4) for name, value in before.items()},
-        "loss_after": {name: round(value, 4) for name, value in after.items()},
+        "loss_before": _rounded(before, "train"),
+        "loss_after": _rounded(after, "train"),
+        "val_loss_before": _rounded(before, "val"),
+        "val_loss_after": _rounded(after, "val"),
         "pictures": [str(path) for path in sorted((run / "pictures").glob("*.png"))],
     }
     return Summary(stage="pretrain", done=done, skipped=skipped, seconds=time.monotonic() - started, facts=facts)

@@ -89,6 +89,7 @@ def test_the_loss_of_every_array_falls_and_everything_is_written(campaign):
         "optim.lr=2e-3",
         "loss.norm_pix=false",
         "model.decoder_width=128",
+        "trainer.validate_chips=24",
         "data.batch_size=8",
         progress=progress,
     )
@@ -111,7 +112,10 @@ def test_the_loss_of_every_array_falls_and_everything_is_written(campaign):
     assert {"lr", "log_variance/biome", "train/month"} <= set(trained[-1])
     assert progress.steps == 25
     assert set(progress.fields[-1]) == {"loss", "images_per_second", "step"}
-    assert (summary.done, summary.facts["steps"], summary.facts["measured_on"]) == (25, 25, "val")
+    assert (summary.done, summary.facts["steps"]) == (25, 25)
+    assert set(summary.facts["val_loss_after"]) <= set(after)
+    assert summary.facts["val_loss_after"]["biome"] < summary.facts["val_loss_before"]["biome"]
+    assert {"measured/train/month", "measured/val/month"} <= {name for line in lines for name in line}
     assert not list(campaign.root.rglob("lightning_logs"))
 
 
@@ -212,10 +216,11 @@ def test_a_handful_of_chips_without_validation_is_enough(tmp_path):
         overrides=("run.pictures=1", "model.decoder_width=16", "trainer.max_steps=3", "trainer.cpu_threads=1"),
         progress=progress,
     )
-    assert summary.facts["measured_on"] == "train"
+    assert summary.facts["loss_after"]
+    assert summary.facts["val_loss_after"] == {}
     assert any("data.batch_size clipped from 16 to 4" in text for text in progress.said)
     assert any("no validation chip" in text for text in progress.said)
-    assert len(summary.facts["pictures"]) == 4
+    assert [Path(path).stem for path in summary.facts["pictures"]] == ["sentinel1_asc", "sentinel2_l2a", "worldcover"]
 
 
 def test_without_training_chips_or_statistics_nothing_is_selected(tmp_path):
