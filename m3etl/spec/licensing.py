@@ -60,7 +60,7 @@ def overall_license(used: Mapping[str, Iterable[str]]) -> OverallLicense:
     non-commercial, or two different share-alike licences).
     """
     arrays = {
-        name: tuple(find_license(item) for item in sorted(set(ids), key=str.lower))
+        name: tuple(find_license(item) for item in sorted(_single_ids(ids), key=str.lower))
         for name, ids in sorted(used.items())
     }
     unknown = _arrays_of(arrays, lambda terms: terms.kind == "unknown")
@@ -84,6 +84,11 @@ def overall_license(used: Mapping[str, Iterable[str]]) -> OverallLicense:
         return OverallLicense(hub_id=hub_id, name=terms.title, arrays=arrays, notices=notices)
     name = "several non-commercial and permissive licences" if restricted else "several permissive licences"
     return OverallLicense(hub_id="other", name=name, arrays=arrays, notices=notices)
+
+
+def _single_ids(ids: Iterable[str]) -> set[str]:
+    """The licences of expressions such as `CC-BY-4.0 AND synthetic`, recorded where a chip has several sources."""
+    return {item.strip() for expression in ids for item in expression.split(" AND ")}
 
 
 def _arrays_of(arrays: Mapping[str, tuple[License, ...]], chosen: Callable[[License], bool]) -> dict[str, list[str]]:

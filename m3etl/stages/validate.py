@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -35,21 +35,34 @@ def run_validate(campaign: Campaign, *, progress: Progress) -> Summary:
         raise NothingSelectedError("there are no chips to audit yet", hint="Run `m3etl export` first.")
     store = open_store(campaign.store_path)
     plan = read_plan(campaign.plan_path)
-    provenance = read_provenance(campaign.provenance_path)
     columns = {name: plan[name].to_numpy() for name in plan_columns}
-    findings = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
-    findings += _audit_rows(store, plan) + _audit_record(store, provenance)
-    shards = range(-(-store.rows // store.shard_chips))
-    progress.start("validate", len(shards) * len(store.specs))
-    for spec in store.specs.values():
-        mine = provenance[provenance["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
-        findings += _merged(_audit_shard(store, spec, shard, mine, progress) for shard in shards)
-        findings += _audit_gaps(spec, mine)
+    found = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
+    found += _audit_rows(store, plan)
+    compared = 0
+    progress.start("validate", store.shard_count * len(store.specs))
+    for shard in range(store.shard_count):
+        if not _is_sealed(store, shard):
+            progress.advance(len(store.specs))
+            continue
+        try:
+            records = read_provenance(campaign.provenance_path, [shard])
+        except DamagedError as error:
+            found.append(
+                Finding(check="damaged record", array="", count=1, example=error.message, meaning="unreadable")
+            )
+            records = read_provenance(campaign.provenance_path, [])
+        compared += len(records)
+        found += _audit_record(store, shard, records)
+        for spec in store.specs.values():
+            mine = records[records["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
+            found += _audit_shard(store, spec, shard, mine) + _audit_gaps(spec, mine)
+            progress.advance(1, array=spec.name)
     progress.finish()
+    findings = _merged(found)
     report = [asdict(finding) for finding in findings]
     write_atomically(campaign.root / "validate.json", json.dumps(report, indent=1).encode())
     chips = int((store.chip_ids != "").sum())
-    facts: dict[str, Any] = {"chips": chips, "arrays": len(store.specs), "checksums compared": len(provenance)}
+    facts: dict[str, Any] = {"chips": chips, "arrays": len(store.specs), "checksums compared": compared}
     if report:
         facts["findings"] = report
     errors = {f"{finding.check} {finding.array}".strip(): finding.count for finding in findings}
@@ -78,11 +91,16 @@ def _audit_rows(store: ChipStore, plan: pd.DataFrame) -> list[Finding]:
     return found
 
 
-def _audit_record(store: ChipStore, provenance: pd.DataFrame) -> list[Finding]:
-    """Every stored chip has exactly one record per array."""
-    stored = store.chip_ids[store.chip_ids != ""]
-    expected = pd.MultiIndex.from_product([stored, list(store.specs)])
-    recorded = pd.MultiIndex.from_frame(provenance[["chip_id", "array"]])
+def _is_sealed(store: ChipStore, shard: int) -> bool:
+    first = shard * store.shard_chips
+    return bool((store.chip_ids[first : first + store.shard_chips] != "").any())
+
+
+def _audit_record(store: ChipStore, shard: int, records: pd.DataFrame) -> list[Finding]:
+    """Every chip of the shard has exactly one record per array."""
+    chip_ids = store.chip_ids[shard * store.shard_chips : (shard + 1) * store.shard_chips]
+    expected = pd.MultiIndex.from_product([chip_ids[chip_ids != ""], list(store.specs)])
+    recorded = pd.MultiIndex.from_frame(records[["chip_id", "array"]])
     missing = expected.difference(recorded)
     found = []
     if len(missing):
@@ -97,16 +115,11 @@ def _audit_record(store: ChipStore, provenance: pd.DataFrame) -> list[Finding]:
     return found
 
 
-def _audit_shard(
-    store: ChipStore, spec: ArraySpec, shard: int, records: pd.DataFrame, progress: Progress
-) -> list[Finding]:
+def _audit_shard(store: ChipStore, spec: ArraySpec, shard: int, records: pd.DataFrame) -> list[Finding]:
     first = shard * store.shard_chips
     rows = np.arange(first, min(first + store.shard_chips, store.rows))
     rows = rows[store.chip_ids[rows] != ""]
     chip_ids = [str(name) for name in store.chip_ids[rows]]
-    progress.advance(1, array=spec.name)
-    if not chip_ids:
-        return []
     try:
         stored = store.read(spec.name, rows)
     except DamagedError as error:
@@ -136,14 +149,11 @@ def _audit_gaps(spec: ArraySpec, records: pd.DataFrame) -> list[Finding]:
     return [Finding(check="time gap", array=spec.name, count=len(late), example=example, meaning=meaning)]
 
 
-def _merged(parts: Iterable[list[Finding]]) -> list[Finding]:
-    """Findings of all shards, one per check."""
-    merged: dict[str, Finding] = {}
-    for finding in (item for part in parts for item in part):
-        known = merged.get(finding.check)
-        count = finding.count + (known.count if known else 0)
-        first = known or finding
-        merged[finding.check] = Finding(
-            check=first.check, array=first.array, count=count, example=first.example, meaning=first.meaning
-        )
+def _merged(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings of all shards, one per check and array, in the order in which they were met."""
+    merged: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        key = (finding.check, finding.array)
+        known = merged.get(key)
+        merged[key] = finding if known is None else replace(known, count=known.count + finding.count)
     return list(merged.values())

@@ -64,3 +64,9 @@ def test_non_commercial_alone_is_said():
 def test_ids_are_found_in_any_case():
     assert find_license("cc-by-4.0 ").id == "CC-BY-4.0"
     assert find_license("made up").kind == "unknown"
+
+
+def test_a_chip_of_several_sources_has_all_their_terms():
+    overall = overall_license({"sentinel2_cloud": ["CC-BY-SA-4.0 AND synthetic"], "month": ["own"]})
+    assert [item.id for item in overall.arrays["sentinel2_cloud"]] == ["CC-BY-SA-4.0", "synthetic"]
+    assert overall.hub_id == "cc-by-sa-4.0"

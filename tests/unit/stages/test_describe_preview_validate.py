@@ -62,6 +62,12 @@ def test_value_that_differs_from_its_checksum_is_found(campaign):
     assert summary.errors == {"checksum aster_elevation": 2}
 
 
+def test_lost_record_of_a_shard_is_a_finding(campaign):
+    provenance_file(campaign.provenance_path, 1).unlink()
+    _, found = audit(campaign)
+    assert {("damaged record", ""), ("no record", "")} <= found
+
+
 def test_missing_and_double_records_are_found(campaign):
     change_records(campaign, 0, lambda frame: pd.concat([frame.iloc[1:], frame.iloc[-1:]]))
     _, found = audit(campaign)
