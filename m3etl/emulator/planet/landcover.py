@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -128,11 +128,177 @@ def _chance(number: Any, salt: int) -> Any:
     )
 
 
+class Site(NamedTuple):
+    """What decides the cover of one pixel, as plain numbers: relief, climate and noise."""
+
+    elevation: float
+    slope: float
+    flat: float
+    warmth: float
+    aridity: float
+    hottest: float
+    coldest: float
+    noise: float
+    grain: float
+
+
+class Plants(NamedTuple):
+    """What grows on a pixel if nobody interferes; shares, and `wooded` above 0.25 where trees win."""
+
+    green: float
+    trees: float
+    wooded: float
+    evergreen: float
+
+
+class Detail(NamedTuple):
+    """The state of a pixel of a known class; see `State` for the units."""
+
+    green: float
+    evergreen: float
+    canopy: float
+    bright: float
+    phase: float
+    murky: float
+    rough: float
+
+
+@numba.njit(error_model="numpy")
+def _plants(site: Site) -> Plants:
+    green = smoothstep(0.04, 0.55, site.aridity + 0.06 * site.noise) * smoothstep(0.5, 7.0, site.hottest)
+    trees = smoothstep(0.45, 1.05, site.aridity) * smoothstep(9.5, 13.5, site.hottest)
+    wooded = 1.3 * trees - 0.28 + 0.55 * site.noise - 0.25 * smoothstep(0.5, 1.0, site.slope)
+    tropical = smoothstep(14.0, 20.0, site.coldest) * smoothstep(0.8, 1.2, site.aridity)
+    boreal = 1.0 - smoothstep(-12.0, -3.0, site.coldest)
+    montane = smoothstep(300.0, 1500.0, site.elevation) * (1.0 - smoothstep(4.0, 12.0, site.warmth)) * 0.9
+    evergreen = max(tropical, boreal, montane) + 0.5 * (site.noise if site.warmth < 18.0 else 0.0)
+    evergreen = min(max(evergreen, 0.0), 1.0)
+    if site.coldest < -27.0:
+        evergreen *= 0.3  # larch country
+    return Plants(green, trees, wooded, evergreen)
+
+
+@numba.njit(error_model="numpy")
+def _people(site: Site, people: float, town: float, river: float) -> tuple[float, float]:
+    """Share of the land that is farmed, and the density of buildings, above 0 in towns."""
+    suited = (
+        smoothstep(13.0, 18.0, site.hottest) * smoothstep(0.14, 0.34, site.aridity) * site.flat
+        * (1.0 - smoothstep(1200.0, 2800.0, site.elevation))
+        * (1.0 - 0.8 * smoothstep(0.9, 1.5, site.aridity) * smoothstep(16.0, 22.0, site.warmth))
+    )  # fmt: skip
+    farmed = suited * (0.34 + 0.8 * people)
+    if river < 0.1 and site.aridity > 0.06 and people > 0.0:
+        farmed = max(farmed, 0.8 * smoothstep(14.0, 20.0, site.hottest) * site.flat * (0.35 + people))
+    cold = 1.0 - smoothstep(9.0, 15.0, site.hottest)
+    return farmed, 0.8 * town + 0.55 * people - 0.9 + 0.3 * suited - 0.3 * cold
+
+
+@numba.njit(error_model="numpy")
+def _is_water(site: Site, basin: float, lat: float) -> bool:
+    """Whether a river or a lake runs here; `basin` is the river noise."""
+    lakeland = abs(lat) > 48.0 and site.aridity > 0.7
+    lake = basin > (0.72 if lakeland else 1.2) + 0.2 * (1.0 - site.flat) + 0.05 * site.noise
+    return (abs(basin) < _river_width(site) or lake) and site.hottest > 1.0
+
+
+@numba.njit(error_model="numpy")
+def _river_width(site: Site) -> float:
+    """Half the width of rivers in units of the river noise."""
+    wet: float = smoothstep(0.12, 0.9, site.aridity)
+    return 0.016 * wet * (0.4 + 0.6 * site.flat) * (0.7 + 0.5 * site.noise)
+
+
+@numba.njit(error_model="numpy")
+def _kind(
+    site: Site, plants: Plants, farmed: float, density: float, marsh: float, basin: float, shore: float, lat: float,
+    number: Any,
+) -> int:  # fmt: skip
+    """The class of `Cover`, by the first rule that fits; `number` is that of the field."""
+    noise, river = site.noise, abs(basin)
+    if site.elevation <= 0.0:
+        return Cover.WATER.value
+    if site.hottest < -0.5 + 1.2 * noise and site.aridity > 0.08:
+        return Cover.ICE.value
+    if _is_water(site, basin, lat):
+        return Cover.WATER.value
+    tidal = site.elevation < 15.0 + 8.0 * noise and shore < 25.0 and site.slope < 0.05
+    if tidal and site.coldest > 15.0 and site.aridity > 0.15 and noise > -0.35:
+        return Cover.MANGROVE.value
+    if density > 0.0 and site.coldest > -32.0 and site.slope < 0.25 and _chance(number, 3) < 0.25 + 2.4 * density:
+        return Cover.BUILT.value
+    if marsh * (1.2 - 1.5 * river + 0.5 * noise) > 0.55:
+        return Cover.WETLAND.value
+    if river < 0.09 and site.flat > 0.8 and site.aridity > 0.7 and noise > 0.3 and site.hottest > 8.0:
+        return Cover.WETLAND.value
+    if farmed > _chance(number, 1) and site.hottest > 12.0:
+        return Cover.CROPS.value
+    if plants.wooded > 0.25 and plants.trees > 0.05:
+        return Cover.TREES.value
+    if plants.green > 0.12 and site.hottest < 9.5:
+        return Cover.MOSS.value
+    thorny = noise + 1.6 * (0.42 - site.aridity) > 0.12 or plants.wooded > 0.1
+    if plants.green > 0.16 and thorny and site.hottest > 8.0:
+        return Cover.SHRUBS.value
+    return Cover.GRASS.value if plants.green > 0.22 else Cover.BARE.value
+
+
+@numba.njit(error_model="numpy")
+def _wild(kind: int, site: Site, plants: Plants, bright: float, basin: float) -> Detail:
+    """The state of every class but fields and towns."""
+    green, evergreen, canopy, murky = plants.green, plants.evergreen, 0.0, 0.0
+    rough = min(1.0, 0.25 + 1.2 * site.slope + 0.1 * site.noise)
+    if kind == Cover.TREES:
+        tall = smoothstep(0.5, 1.3, site.aridity) * smoothstep(8.5, 18.0, site.hottest)
+        canopy = max(3.0, 5.0 + 24.0 * tall * (0.55 + 0.6 * (plants.wooded - 0.25)) + 3.0 * site.grain)
+        green, rough = min(1.0, 0.55 + 0.6 * plants.wooded), 0.8
+    elif kind == Cover.SHRUBS:
+        canopy = max(0.0, 1.2 + 1.5 * site.noise)
+        green, rough = green * 0.75, min(1.0, rough + 0.2)
+    elif kind == Cover.GRASS:
+        green, evergreen = green * 0.9, evergreen * 0.25
+    elif kind == Cover.WETLAND:
+        green, evergreen, rough = max(green, 0.8), max(evergreen, 0.45 + 0.3 * site.noise), 0.3
+    elif kind == Cover.MANGROVE:
+        canopy = max(4.0, 11.0 + 7.0 * site.noise)
+        green, evergreen, rough = 0.95, 1.0, 0.5
+    elif kind == Cover.MOSS:
+        evergreen = max(evergreen, 0.3)
+    elif kind == Cover.BARE:
+        green, evergreen = green * 0.6, evergreen * 0.3
+    else:
+        green, evergreen = 0.0, evergreen * 0.3
+        if site.elevation <= 0.0:
+            murky = max(0.0, 0.8 + site.elevation / 14.0) * (0.4 + 0.5 * smoothstep(0.1, 0.5, site.aridity))
+        else:
+            murky = 0.15 + 0.4 * (abs(basin) < _river_width(site)) + 0.2 * site.noise
+    return Detail(green, evergreen, canopy, bright, 0.0, murky, rough)
+
+
+@numba.njit(error_model="numpy")
+def _field(site: Site, plants: Plants, bright: float, lat: float, number: Any) -> Detail:
+    """The state of a field: its crop, when it peaks, whether it lies fallow."""
+    peak = 200.0 if lat >= 0 else 17.0
+    peak += (_chance(number, 5) - 0.5) * (110.0 if site.coldest < 8.0 else 330.0)
+    green = 0.12 if _chance(number, 7) < 0.12 else 0.75 + 0.2 * _chance(number, 9)
+    soil = min(1.0, 0.8 * bright + 0.25 * _chance(number, 11))
+    return Detail(green, 0.0, 0.0, soil, peak, 0.0, 0.15 + 0.35 * _chance(number, 13))
+
+
+@numba.njit(error_model="numpy")
+def _block(site: Site, plants: Plants, bright: float, density: float, across: float, lat: float) -> Detail:
+    """The state of a pixel of a town: a street, or a block with its buildings and gardens."""
+    if min((across / _STREET_DEG) % 1.0, (lat / _STREET_DEG) % 1.0) < 0.12:
+        return Detail(0.0, plants.evergreen, 0.0, bright, 0.0, 0.0, 0.2)
+    block = uniform(math.floor(across / _BLOCK_DEG), math.floor(lat / _BLOCK_DEG), 91)
+    gardens = max(0.0, 0.55 - 0.7 * density) * (1.0 if block > 0.55 else 0.2)
+    green = gardens * smoothstep(0.1, 0.5, site.aridity)
+    return Detail(green, plants.evergreen, 6.0 * green, bright, np.float64(block), 0.0, 1.0)
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, cover: Bytes, state: Singles) -> None:
     inputs = np.empty(_INPUTS.size)
-    band = -1000
-    shrink = 1.0
+    band, shrink = -1000, 1.0
     for i in range(cover.size):
         for k in range(_INPUTS.size):
             f = _INPUTS[k]
@@ -140,147 +306,45 @@ def _cover(nodes: Floats, corners: Any, u: Floats, v: Floats, patch: Singles, co
             lower = nodes[corners[2, i], f] + u[i] * (nodes[corners[3, i], f] - nodes[corners[2, i], f])
             inputs[k] = upper + v[i] * (lower - upper)
         lon, lat, shore = (inputs[0] + 180.0) % 360.0 - 180.0, inputs[1], inputs[2]
-        elev = float(state[0, i])
+        swing, marsh, basin, soil = inputs[4], inputs[7], inputs[8], inputs[11]
+        elevation = float(state[0, i])
         slope = math.sqrt(state[1, i] ** 2 + state[2, i] ** 2)
-        flat = 1.0 - smoothstep(0.03, 0.12, slope)
-        grain = float(state[14, i])
-        warmth = inputs[3] - LAPSE_RATE * max(elev, 0.0)
-        swing = inputs[4]
+        warmth = inputs[3] - LAPSE_RATE * max(elevation, 0.0)
         rain = inputs[5] * (1.0 + 0.35 * inputs[12])
         aridity = max(rain, 2.0) / potential_evaporation(warmth, swing)
-        hottest = warmth + abs(swing)
-        coldest = warmth - abs(swing)
-        marsh = inputs[7]
-        river = abs(inputs[8])
-        basin = inputs[8]
-        people = inputs[9]
-        town = inputs[10]
-        soil = inputs[11]
-        noise = inputs[13] + patch[i]
-        humid = smoothstep(0.1, 0.5, aridity)
-
-        green = smoothstep(0.04, 0.55, aridity + 0.06 * noise) * smoothstep(0.5, 7.0, hottest)
-        trees = smoothstep(0.45, 1.05, aridity) * smoothstep(9.5, 13.5, hottest)
-        wooded = 1.3 * trees - 0.28 + 0.55 * noise - 0.25 * smoothstep(0.5, 1.0, slope)
-        evergreen = max(
-            smoothstep(14.0, 20.0, coldest) * smoothstep(0.8, 1.2, aridity), 1.0 - smoothstep(-12.0, -3.0, coldest)
-        )
-        evergreen = max(evergreen, smoothstep(300.0, 1500.0, elev) * (1.0 - smoothstep(4.0, 12.0, warmth)) * 0.9)
-        evergreen = min(max(evergreen + 0.5 * (noise if warmth < 18.0 else 0.0), 0.0), 1.0)
-        if coldest < -27.0:
-            evergreen *= 0.3  # larch country
-        canopy = 0.0
-        phase = 0.0
-        murky = 0.0
-        rough = min(1.0, 0.25 + 1.2 * slope + 0.1 * noise)
-        bright = min(max(0.55 - 0.35 * smoothstep(0.05, 0.8, aridity) + 0.16 * soil + 0.1 * noise, 0.05), 1.0)
-        red = min(max(0.25 + 0.45 * soil + 0.3 * smoothstep(18.0, 25.0, warmth), 0.0), 1.0)
-        suited = (
-            smoothstep(13.0, 18.0, hottest) * smoothstep(0.14, 0.34, aridity) * flat
-            * (1.0 - smoothstep(1200.0, 2800.0, elev))
-            * (1.0 - 0.8 * smoothstep(0.9, 1.5, aridity) * smoothstep(16.0, 22.0, warmth))
+        site = Site(
+            elevation, slope, 1.0 - smoothstep(0.03, 0.12, slope), warmth, aridity, warmth + abs(swing),
+            warmth - abs(swing), inputs[13] + patch[i], float(state[14, i]),
         )  # fmt: skip
-        farmed = suited * (0.34 + 0.8 * people)
-        if river < 0.1 and aridity > 0.06 and people > 0.0:
-            farmed = max(farmed, 0.8 * smoothstep(14.0, 20.0, hottest) * flat * (0.35 + people))
-        density = 0.8 * town + 0.55 * people - 0.9 + 0.3 * suited - 0.3 * (1.0 - smoothstep(9.0, 15.0, hottest))
+        plants = _plants(site)
+        farmed, density = _people(site, inputs[9], inputs[10], abs(basin))
         if math.floor(lat * 2.0) != band:
             band = math.floor(lat * 2.0)
             shrink = math.cos(math.radians((band + 0.5) * 0.5))
         across = lon * shrink
         number = _parcel(across, lat) if farmed > 0.0 or density > 0.0 else np.uint32(0)
-        lake = basin > (0.72 if abs(lat) > 48.0 and aridity > 0.7 else 1.2) + 0.2 * (1.0 - flat) + 0.05 * noise
-        wide = 0.016 * smoothstep(0.12, 0.9, aridity) * (0.4 + 0.6 * flat) * (0.7 + 0.5 * noise)
+        bright = 0.55 - 0.35 * smoothstep(0.05, 0.8, aridity) + 0.16 * soil + 0.1 * site.noise
+        bright = min(max(bright, 0.05), 1.0)
 
-        if elev <= 0.0:
-            kind = 0
-            murky = max(0.0, 0.8 + elev / 14.0) * (0.4 + 0.5 * humid)
-        elif hottest < -0.5 + 1.2 * noise and aridity > 0.08:
-            kind = 7
-            green = 0.0
-        elif (river < wide or lake) and hottest > 1.0:
-            kind = 0
-            murky = 0.15 + 0.4 * (river < wide) + 0.2 * noise
-        elif (
-            elev < 15.0 + 8.0 * noise
-            and shore < 25.0
-            and coldest > 15.0
-            and aridity > 0.15
-            and slope < 0.05
-            and noise > -0.35
-        ):
-            kind = 9
-            green, evergreen = 0.95, 1.0
-            canopy = max(4.0, 11.0 + 7.0 * noise)
-            rough = 0.5
-        elif density > 0.0 and coldest > -32.0 and slope < 0.25 and _chance(number, 3) < 0.25 + 2.4 * density:
-            kind = 5
-        elif marsh * (1.2 - 1.5 * river + 0.5 * noise) > 0.55 or (
-            river < 0.09 and flat > 0.8 and aridity > 0.7 and noise > 0.3 and hottest > 8.0
-        ):
-            kind = 8
-            green = max(green, 0.8)
-            rough = 0.3
-        elif farmed > _chance(number, 1) and hottest > 12.0:
-            kind = 4
-        elif wooded > 0.25 and trees > 0.05:
-            kind = 1
-        elif green > 0.12 and hottest < 9.5:
-            kind = 10
-        elif green > 0.16 and (noise + 1.6 * (0.42 - aridity) > 0.12 or wooded > 0.1) and hottest > 8.0:
-            kind = 2
-        elif green > 0.22:
-            kind = 3
+        kind = _kind(site, plants, farmed, density, marsh, basin, shore, lat, number)
+        if kind == Cover.CROPS:
+            detail = _field(site, plants, bright, lat, number)
+        elif kind == Cover.BUILT:
+            detail = _block(site, plants, bright, density, across, lat)
         else:
-            kind = 6
-
-        if kind == 1:
-            tall = smoothstep(0.5, 1.3, aridity) * smoothstep(8.5, 18.0, hottest)
-            canopy = max(3.0, 5.0 + 24.0 * tall * (0.55 + 0.6 * (wooded - 0.25)) + 3.0 * grain)
-            green = min(1.0, 0.55 + 0.6 * wooded)
-            rough = 0.8
-        elif kind == 2:
-            canopy = max(0.0, 1.2 + 1.5 * noise)
-            green *= 0.75
-            rough = min(1.0, rough + 0.2)
-        elif kind == 3:
-            green *= 0.9
-            evergreen *= 0.25
-        elif kind == 4:
-            phase = 200.0 if lat >= 0 else 17.0
-            phase += (_chance(number, 5) - 0.5) * (110.0 if coldest < 8.0 else 330.0)
-            if _chance(number, 7) < 0.12:
-                green = 0.12  # fallow
-            else:
-                green = 0.75 + 0.2 * _chance(number, 9)
-            evergreen = 0.0
-            bright = min(1.0, 0.8 * bright + 0.25 * _chance(number, 11))
-            rough = 0.15 + 0.35 * _chance(number, 13)
-        elif kind == 5:
-            phase = uniform(math.floor(across / _BLOCK_DEG), math.floor(lat / _BLOCK_DEG), 91)
-            street = min((across / _STREET_DEG) % 1.0, (lat / _STREET_DEG) % 1.0) < 0.12
-            green = 0.0 if street else max(0.0, 0.55 - 0.7 * density) * (1.0 if phase > 0.55 else 0.2) * humid
-            if street:
-                phase = 0.0
-            canopy = 6.0 * green
-            rough = 0.2 if street else 1.0
-        elif kind == 8:
-            evergreen = max(evergreen, 0.45 + 0.3 * noise)
-        elif kind == 10:
-            canopy = 0.0
-            evergreen = max(evergreen, 0.3)
-        elif kind == 6 or kind == 0 or kind == 7:
-            evergreen *= 0.3
-        if kind == 6:
-            green *= 0.6
-        if kind == 0 or kind == 7:
-            green = 0.0
+            detail = _wild(kind, site, plants, bright, basin)
 
         cover[i] = kind
         state[3, i], state[4, i], state[5, i], state[6, i] = warmth, swing, min(aridity, 6.0), inputs[6]
-        state[7, i], state[8, i], state[9, i], state[10, i] = green, evergreen, canopy, bright
-        state[11, i], state[12, i], state[13, i] = red, phase, min(max(murky, 0.0), 1.0)
-        state[15, i] = min(max(rough, 0.0), 1.0)
+        state[7, i], state[8, i], state[9, i], state[10, i] = (
+            detail.green,
+            detail.evergreen,
+            detail.canopy,
+            detail.bright,
+        )
+        state[11, i] = min(max(0.25 + 0.45 * soil + 0.3 * smoothstep(18.0, 25.0, warmth), 0.0), 1.0)
+        state[12, i], state[13, i] = detail.phase, min(max(detail.murky, 0.0), 1.0)
+        state[15, i] = min(max(detail.rough, 0.0), 1.0)
 
 
 class Now:

@@ -2,6 +2,8 @@
 
 Every kernel is a pure function of position and seed and runs without the interpreter lock. No fast-math: results must
 not depend on how a compiler orders a sum. The loops are written to vectorise: floor in floating point, 32-bit integers.
+Compiled kernels are kept on disk by the time stamp of their own file: after a change to a function that other files
+inline (`mix`, `uniform`, `smoothstep`), remove the `__pycache__` folders.
 """
 
 from __future__ import annotations
