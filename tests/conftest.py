@@ -9,6 +9,7 @@ import os
 # Before numpy, numba and torch are imported: tests share a small machine and must not depend on its number of cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 

@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from m3etl.campaign import Campaign, CampaignConfig, EarthEngineConfig, SampleConfig, open_campaign, write_atomically
+from m3etl.campaign import (
+    Campaign,
+    CampaignConfig,
+    EarthEngineConfig,
+    SampleConfig,
+    open_campaign,
+    save_config,
+    write_atomically,
+)
 from m3etl.stages.chain import draw_plan, export_pixels, reread, start_campaign
 from m3etl.stages.summary import Progress, Summary
 
@@ -18,25 +26,34 @@ demo_config = CampaignConfig(
     sample=SampleConfig(chips=14 * chips_per_biome), earthengine=EarthEngineConfig(url="embedded")
 )
 
+short_run = ("preset=quick", "trainer.max_steps=150", "trainer.validate_every=150")
+without_labels = ("data.leave_out=[biome,land_cover]", "run.pictures=0")
+
+optical_arrays = ("sentinel2_l2a", "sentinel2_l1c")
+shown_arrays = ("sentinel1_asc", "sentinel1_desc", "canopy_height")
+
 # Cases that a draw over the biomes would hardly meet: case, lon, lat, day of the anchor.
 special_places: tuple[tuple[str, float, float, str], ...] = (
-    ("coast", -4.75, 48.38, "2019-06-15"),
-    ("coast", 12.62, 55.67, "2018-07-20"),
-    ("coast", -43.18, -22.98, "2019-04-10"),
+    ("coast", -4.4, 43.45, "2019-06-15"),
+    ("coast", 18.85, -33.95, "2018-12-20"),
+    ("coast", -43.63, -22.98, "2019-04-10"),
     ("night-side winter", 25.7, 70.6, "2019-12-21"),
     ("night-side winter", 68.5, 69.5, "2018-12-25"),
     ("night-side winter", -155.0, 70.2, "2020-01-02"),
-    ("missing orbit", 133.5, -24.5, "2018-08-01"),
-    ("missing orbit", -60.0, -15.0, "2019-08-01"),
-    ("missing orbit", 100.0, 62.0, "2019-07-01"),
+    ("missing orbit", 103.36, 25.53, "2019-07-01"),
+    ("missing orbit", 108.68, 57.68, "2019-07-01"),
+    ("missing orbit", 61.42, 33.34, "2019-07-01"),
 )
 
 
-def run_demo(directory: Path, *, progress: Progress) -> Summary:
+def run_demo(
+    directory: Path, *, progress: Progress, config: CampaignConfig = demo_config, overrides: Sequence[str] = ()
+) -> Summary:
     """Run every stage in `directory`, from `sample` to `evaluate`; what is done already is not done again.
 
-    Returns one summary with the figures of all stages: chips, requests per chip, bytes, valid fractions, losses before
-    and after, probe scores beside their floors, pictures.
+    config: what is drawn besides the special places; overrides: of the training. Returns one summary with the figures
+    of all stages: chips, requests per chip, bytes, valid fractions, losses before and after, probe scores beside their
+    floors, pictures.
     """
     from m3etl.stages.evaluate import run_evaluate
     from m3etl.stages.normalize import run_normalize
@@ -46,13 +63,14 @@ def run_demo(directory: Path, *, progress: Progress) -> Summary:
     from m3etl.stages.validate import run_validate
 
     started = time.monotonic()
-    campaign, _ = start_campaign(directory, demo_config, ecoregions=None, progress=progress)
-    campaign = _export_all(campaign, progress)
+    campaign = _export_all(_planned(directory, config, progress), progress)
     run_tile(campaign, progress=progress)
     run_normalize(campaign, progress=progress)
     preview = run_preview(campaign, progress=progress)
     audit = run_validate(campaign, progress=progress)
-    trained = run_pretrain(campaign, progress=progress)
+    trained = run_pretrain(campaign, overrides=(*short_run, *overrides), progress=progress)
+    progress.say("a second run without the labels that are probed, so that the probes are fair")
+    run_pretrain(campaign, overrides=(*short_run, *without_labels, *overrides), progress=progress)
     probed = run_evaluate(campaign, progress=progress)
     return Summary(
         stage="demo",
@@ -63,18 +81,28 @@ def run_demo(directory: Path, *, progress: Progress) -> Summary:
     )
 
 
+def _planned(directory: Path, config: CampaignConfig, progress: Progress) -> Campaign:
+    """The campaign of the demo with its balanced draw, also where it was stopped while it drew special places."""
+    if (directory / "chips.parquet").exists():
+        found = open_campaign(directory)
+        if replace(found.config.sample, strategy=config.sample.strategy, points="") == config.sample:
+            return found.with_config(sample=config.sample)
+    return start_campaign(directory, config, ecoregions=None, progress=progress)[0]
+
+
 def _export_all(campaign: Campaign, progress: Progress) -> Campaign:
     """The balanced draw, and then the special places as a second generation of the same data set."""
     from m3etl.io.plan import read_plan
 
-    export_pixels(campaign, progress)
+    points = campaign.root / "special-places.geojson"
     if "case" not in read_plan(campaign.plan_path).columns:
-        points = campaign.root / "special-places.geojson"
+        export_pixels(campaign, progress)
         write_atomically(points, _geojson(special_places))
-        draw_plan(_of_points(campaign, points), progress=progress)
-    points_campaign = _of_points(reread(campaign), campaign.root / "special-places.geojson")
-    export_pixels(points_campaign, progress)
-    return open_campaign(campaign.root)
+        draw_plan(_of_points(reread(campaign), points), progress=progress)
+    export_pixels(_of_points(reread(campaign), points), progress)
+    finished = reread(campaign).with_config(sample=campaign.config.sample)
+    save_config(finished)
+    return finished
 
 
 def _of_points(campaign: Campaign, points: Path) -> Campaign:
@@ -132,20 +160,30 @@ def _valid_rows(campaign: Campaign) -> list[dict[str, Any]]:
 
 
 def _special_rows(campaign: Campaign) -> list[dict[str, Any]]:
-    """Per special place: how much of what was observed there."""
+    """Per special place: the day asked for, the day with light that was found, and what was observed there."""
     from m3etl.io.plan import read_plan
     from m3etl.io.provenance import read_provenance
 
     plan = read_plan(campaign.plan_path)
-    record = read_provenance(campaign.provenance_path).set_index(["chip_id", "array"])["valid_fraction"]
+    special = plan[plan["case"].notna()].set_index("chip_id")
+    record = read_provenance(campaign.provenance_path)
+    record = record[record["chip_id"].isin(special.index)].set_index(["chip_id", "array"])
     rows = []
-    for chip in plan[plan["case"].notna()].itertuples():
-        valid = {name: record.get((chip.chip_id, name)) for name in _shown_arrays}
-        rows.append({"case": chip.case, "lon": round(chip.lon, 2), "lat": round(chip.lat, 2), **valid})
+    for chip_id, chip in special.iterrows():
+        valid = {name: record["valid_fraction"].get((chip_id, name), 0.0) for name in shown_arrays}
+        images = [record["time"].get((chip_id, name)) for name in optical_arrays]
+        found = [f"{image:%Y-%m-%d}" for image in images if image is not None and image == image]
+        rows.append(
+            {
+                "case": chip["case"],
+                "lon": round(chip["lon"], 2),
+                "lat": round(chip["lat"], 2),
+                "asked for": str(chip["date"])[:10],
+                "sentinel2": found[0] if found else "none",
+                **valid,
+            }
+        )
     return rows
-
-
-_shown_arrays = ("sentinel2_l2a", "sentinel2_l1c", "sentinel1_asc", "sentinel1_desc", "canopy_height")
 
 
 def _loss_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
