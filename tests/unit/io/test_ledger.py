@@ -140,6 +140,18 @@ def test_no_ledger_and_other_versions_are_told_apart(tmp_path):
         open_ledger(path)
 
 
+def test_a_full_disk_is_told_from_damage_and_the_ledger_goes_on(ledger):
+    ledger.record_planned([planned("a")])
+    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(InputError, match="full") as caught:
+        ledger.write_meta("large", "x" * 1_000_000)
+    assert "nothing landed is lost" in caught.value.hint
+    ledger._connection.execute("PRAGMA max_page_count = 100000")
+    ledger.record_planned([planned("b")])
+    assert set(ledger.states()) == {"a", "b"}
+
+
 def test_a_directory_that_cannot_be_written_is_said_clearly(tmp_path):
     with pytest.raises(InputError, match="unable to open"):
         open_ledger(tmp_path / "absent" / "ledger.sqlite")
