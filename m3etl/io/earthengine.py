@@ -186,6 +186,11 @@ def _initialize(api: Any, url: str, project: str, *, local: bool) -> None:
     except Exception as error:
         if not _is_login_problem(error):
             raise
+        if _may_pass(error):
+            raise RemoteError(
+                f"cannot reach Google to renew the login: {_reason(error)}",
+                hint="Is this machine online? Run again then.",
+            ) from error
         raise AuthenticationError(
             f"no usable login for Earth Engine: {_reason(error)}",
             hint="Run `earthengine authenticate`, or work without an account: --ee-url embedded.",
@@ -233,6 +238,11 @@ def _is_login_problem(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] == "google"
 
 
+def _may_pass(error: Exception) -> bool:
+    # Tokens are renewed every hour: a network that fails just then is no rejected login.
+    return type(error).__name__ == "TransportError" or bool(getattr(error, "retryable", False))
+
+
 @contextlib.contextmanager
 def translated(api: Any) -> Iterator[None]:
     """Turn what the client raises into RequestFailed with its kind; the client itself drops the HTTP status."""
@@ -253,7 +263,8 @@ def translated(api: Any) -> Iterator[None]:
     except Exception as error:
         if not _is_login_problem(error):
             raise
-        raise RequestFailed(Failure(kind=Kind.AUTH, message=_reason(error))) from error
+        kind = Kind.NETWORK if _may_pass(error) else Kind.AUTH
+        raise RequestFailed(Failure(kind=kind, message=_reason(error))) from error
 
 
 def _of_client_error(error: Exception) -> Failure:

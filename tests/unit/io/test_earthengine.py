@@ -8,9 +8,10 @@ import socket
 
 import pytest
 from fakes.scenery import Scene, session_over
+from google.auth.exceptions import RefreshError, TransportError
 
 from m3etl.errors import AuthenticationError, InputError, MissingExtraError, RemoteError
-from m3etl.io.earthengine import is_loopback, open_session, read_ecoregions
+from m3etl.io.earthengine import is_loopback, open_session, read_ecoregions, translated
 from m3etl.io.outcomes import Kind, RequestFailed
 
 image = Scene("COPERNICUS/S2_SR_HARMONIZED/x", {"B4": ("uint16", lambda x, y: 0 * x + 7)})
@@ -93,6 +94,30 @@ def test_without_a_login_both_ways_out_are_named(monkeypatch, tmp_path):
         pass
     assert "earthengine authenticate" in caught.value.hint
     assert "--ee-url embedded" in caught.value.hint
+
+
+logins = [
+    (TransportError("network is unreachable"), Kind.NETWORK, RemoteError),
+    (RefreshError("try later", retryable=True), Kind.NETWORK, RemoteError),
+    (RefreshError("the token was revoked"), Kind.AUTH, AuthenticationError),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "raised"), logins, ids=str)
+def test_a_login_that_could_not_be_renewed_is_no_rejected_login(monkeypatch, error, kind, raised):
+    import ee
+
+    with pytest.raises(RequestFailed) as caught, translated(ee):
+        raise error
+    assert caught.value.failure.kind is kind
+
+    def initialize(**options):
+        raise error
+
+    monkeypatch.setattr(ee, "Initialize", initialize)
+    with pytest.raises(raised) as refused, open_session(url="", project="my-project-1"):
+        pass
+    assert type(refused.value) is raised
 
 
 def test_a_missing_client_names_the_pip_command(monkeypatch):
