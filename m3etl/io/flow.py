@@ -21,6 +21,7 @@ from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 
 max_bytes_in_flight = 384 * 1024 * 1024
 longest_wait_s = 60.0
+least_tries = 3  # one slow answer may outlast the patience; it says little before it was asked for again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,7 +323,7 @@ class Flow(Generic[Request]):
             attempt.refusals += 1
         else:
             attempt.attempts += 1
-        if now - self._last_good > self._pace.patience_s:
+        if now - self._last_good > self._pace.patience_s and attempt.attempts + attempt.refusals >= least_tries:
             self._stopped = self._stopped or FlowStopped(failure)
             return
         if attempt.attempts >= self._pace.max_attempts:

@@ -141,6 +141,20 @@ def test_a_dead_network_ends_the_run_instead_of_failing_every_chip():
     assert not rig.given_up
 
 
+def test_slow_failures_are_retried_before_the_run_loses_its_patience():
+    tries = Counter()
+
+    def send(ask):
+        tries[ask.name] += 1
+        if tries[ask.name] < 3:
+            time.sleep(0.02)
+            raise failed(Kind.CAPACITY)
+        return 1
+
+    rig = Rig(send, patience_s=0.0).run(3)
+    assert len(rig.landed) == 3
+
+
 def test_stop_drains_what_is_in_flight():
     stop = threading.Event()
 
