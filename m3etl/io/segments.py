@@ -91,9 +91,13 @@ class SegmentWriter:
 
     def close(self) -> None:
         """End the current file; the next record starts another."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.close()
+        except OSError as error:  # what was still buffered; nothing of it was recorded
+            raise unwritable(self._directory, error) from error
 
     def _open(self) -> BinaryIO:
         if self._file is None:

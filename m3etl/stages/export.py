@@ -233,8 +233,10 @@ class _Export:
                 self._progress.finish()
         finally:
             self._landed, self._bytes = lane.landed, lane.nbytes
-            lane.close()
-            sealing.close()
+            try:
+                lane.close()
+            finally:
+                sealing.close()
 
     def _record_run(self) -> None:
         seconds = time.monotonic() - self._started

@@ -76,6 +76,17 @@ def test_files_are_bounded(tmp_path, open_writer):
     assert len(segment_numbers(tmp_path)) == 4
 
 
+def test_a_disk_that_is_full_at_the_end_is_said_clearly(tmp_path, open_writer):
+    writer = open_writer(tmp_path)
+    writer.append("one", [part(b"x")])
+    writer._file.close()
+    writer._file = open("/dev/full", "wb")  # noqa: SIM115 - the writer closes it
+    writer.append("two", [part(b"y")])
+    with pytest.raises(InputError, match="No space left on device"):
+        writer.close()
+    writer.close()
+
+
 def test_a_full_disk_is_said_clearly(tmp_path, open_writer, monkeypatch):
     writer = open_writer(tmp_path)
     writer.append("one", [part(b"x")])
