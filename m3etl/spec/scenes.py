@@ -89,8 +89,12 @@ def choose_nearest(candidates: Sequence[Candidate], rule: AnchorRule, wish_ms: i
 
 
 def best_available(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The clearest scene that shows anything of the chip, good or not; None where none does."""
-    return min((item for item in candidates if item.valid > 0), key=_quality, default=None)
+    """The scene that shows most of the chip clear, good or not, unknown cloud last; None where none shows anything."""
+
+    def order(item: Candidate) -> tuple[bool, float, tuple[float, float, bool, int, str]]:
+        return item.cloud is None, -round(item.valid * (1 - (item.cloud or 0.0)), 6), _quality(item)
+
+    return min((item for item in candidates if item.valid > 0), key=order, default=None)
 
 
 def is_good(candidate: Candidate, rule: AnchorRule) -> bool:
@@ -189,7 +193,10 @@ def climate_features(months: Months, year: int, month: int) -> dict[str, float |
 def _value(months: Months, month: tuple[int, int], column: int) -> float | None:
     row = months.get(month)
     value = None if row is None else row[column]
-    return None if value is None or not math.isfinite(value) else float(value)
+    if value is None or not math.isfinite(value):
+        return None
+    # Sums of ERA5-Land's packed hours come out a little below zero where no rain fell.
+    return max(0.0, float(value)) if climate_bands[column] == "total_precipitation_sum" else float(value)
 
 
 def _mean(values: Sequence[float]) -> float:

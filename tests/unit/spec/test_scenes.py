@@ -71,6 +71,12 @@ def test_best_available_goes_below_the_thresholds_but_not_to_nothing():
     assert best_available([scene("outside", valid=0.0)]) is None
 
 
+def test_a_clear_sliver_is_not_the_best_available():
+    sliver, cloudy, unknown = scene("sliver", valid=0.01), scene("cloudy", cloud=0.15), scene("unknown", cloud=None)
+    assert best_available([sliver, cloudy, unknown]).scene_id == "cloudy"
+    assert best_available([unknown, scene("overcast", cloud=1.0)]).scene_id == "overcast"
+
+
 def test_nearest_prefers_level_2a_at_a_tie():
     candidates = [
         scene("l1c", level="l1c", time_ms=1000),
@@ -142,6 +148,12 @@ def test_a_masked_month_makes_the_year_unknown():
     features = climate_features(months, 2020, 6)
     assert features["temperature_2m_month"] == 280.0
     assert features["temperature_2m_year"] is None
+
+
+def test_dry_months_a_little_below_zero_are_dry_and_not_missing():
+    months = dict.fromkeys(months_until(2020, 6), (280.0, 270.0, 290.0, -2e-6))
+    features = climate_features(months, 2020, 6)
+    assert [features[f"total_precipitation_sum_{name}"] for name in ("previous_month", "month", "year")] == [0.0] * 3
 
 
 @given(st.integers(2017, 2020), st.integers(0, 10_000))
