@@ -20,7 +20,7 @@ from m3etl.learn.mpmae import EncoderInput, InputBands, input_levels
 from m3etl.spec.modality import ArraySpec, Shape, Values
 
 quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
-random_filters = 256  # each gives two features: the mean of its positive and of its negative part
+random_filters = 128  # each gives two features: the mean of its positive and of its negative part
 
 Extractor = Callable[[EncoderInput], Tensor]
 
@@ -124,14 +124,14 @@ def image_statistics(picture: EncoderInput) -> Tensor:
 
 
 def random_convolutions(bands: int, *, seed: int) -> Extractor:
-    """Means of rectified random 3x3 convolutions (Rolf et al. 2021, MOSAIKS, with normal filters), (B, 512)."""
+    """Means of rectified random 3x3 convolutions (Rolf et al. 2021, MOSAIKS, with normal filters), (B, 256)."""
     generator = torch.Generator().manual_seed(seed)
     filters = torch.randn(random_filters, bands, 3, 3, generator=generator) / (9 * bands) ** 0.5
     offsets = 0.5 * torch.randn(random_filters, generator=generator)
 
     def extract(picture: EncoderInput) -> Tensor:
         means = []
-        for x in torch.split(picture.x.float(), 4):  # 256 maps of full resolution an image: few images at a time
+        for x in torch.split(picture.x.float(), 4):  # 128 maps of full resolution an image: few images at a time
             maps = functional.conv2d(x, filters.to(x.device), offsets.to(x.device))
             means.append(torch.cat([maps.relu().mean(dim=(2, 3)), (-maps).relu().mean(dim=(2, 3))], dim=1))
         return torch.cat(means)

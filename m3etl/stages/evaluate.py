@@ -20,6 +20,7 @@ from m3etl.stages.summary import Progress, Summary
 if TYPE_CHECKING:
     from m3etl.learn.checkpoint import Checkpoint
     from m3etl.learn.evaluation import LabelledFeatures
+    from m3etl.learn.features import ChipFeatures
 
 floors = ("image_statistics", "random_convolutions", "untrained_encoder")
 splits = ("train", "val", "test")
@@ -49,9 +50,10 @@ def run_evaluate(
         plan = _plan_of_runs(campaign, wanted, overrides, progress)
     rows: list[dict[str, Any]] = []
     errors: dict[str, int] = {}
-    for found, specs in plan:
+    parts = _features_by_split(campaign, plan, progress)
+    for number, (found, specs) in enumerate(plan):
         reports: list[dict[str, Any]] = []
-        for name, outcome in _probe(campaign, found, specs, progress).items():
+        for name, outcome in _probe(parts, number, found, specs).items():
             if isinstance(outcome, str):
                 errors[f"{name}: {outcome}"] = 1
                 continue
@@ -153,20 +155,20 @@ def _length(overrides: Sequence[str]) -> list[str]:
 
 
 def _probe(
-    campaign: Campaign, checkpoint: Checkpoint, specs: Sequence[ArraySpec], progress: Progress
+    parts: Mapping[str, ChipFeatures], number: int, checkpoint: Checkpoint, specs: Sequence[ArraySpec]
 ) -> dict[str, dict[str, Any] | str]:
-    """For each label the scores of the encoder and of the floors, or the reason why it cannot be probed."""
+    """For each label the scores of an encoder and of the floors, or the reason why it cannot be probed."""
     from m3etl.learn.evaluation import LabelledFeatures
 
-    parts = _features_by_split(campaign, checkpoint, specs, progress)
+    sources = {"encoder": f"encoder {number}", **{floor: floor for floor in floors}}
     outcomes: dict[str, dict[str, Any] | str] = {}
     for spec in specs:
         by_features = {
             kind: {
-                split: LabelledFeatures(x=part.features[kind], y=part.labels[spec.name])
+                split: LabelledFeatures(x=part.features[source], y=part.labels[spec.name])
                 for split, part in parts.items()
             }
-            for kind in ("encoder", *floors)
+            for kind, source in sources.items()
         }
         try:
             outcomes[spec.name] = _scored(by_features, seed=checkpoint.config.run.seed)
@@ -176,8 +178,9 @@ def _probe(
 
 
 def _features_by_split(
-    campaign: Campaign, checkpoint: Checkpoint, specs: Sequence[ArraySpec], progress: Progress
-) -> dict[str, Any]:
+    campaign: Campaign, plan: Sequence[tuple[Checkpoint, Sequence[ArraySpec]]], progress: Progress
+) -> dict[str, ChipFeatures]:
+    """Features of all encoders of the plan (`encoder 0` ...) and of the floors, and all labels, in one pass."""
     import torch
 
     from m3etl.compute.normalize import Normalizer
@@ -193,27 +196,28 @@ def _features_by_split(
     from m3etl.learn.mpmae import input_bands, input_levels
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    seed = checkpoint.config.run.seed
-    pretrained = load_encoder(checkpoint.path)
-    model = checkpoint.config.model
+    labels = list({spec.name: spec for _, specs in plan for spec in specs}.values())
+    pretrained = [load_encoder(checkpoint.path) for checkpoint, _ in plan]
+    first = plan[0][0]
+    seed, model = first.config.run.seed, first.config.model
     untrained = build_encoder(model.size, bands=len(input_bands), patch_px=model.patch_px, levels=len(input_levels))
     initialise(untrained, torch.Generator().manual_seed(seed))
     extractors = {
-        "encoder": encoder_features(pretrained.encoder.to(device).eval()),
+        **{f"encoder {i}": encoder_features(item.encoder.to(device)) for i, item in enumerate(pretrained)},
         "image_statistics": image_statistics,
         "random_convolutions": random_convolutions(len(input_bands), seed=seed),
         "untrained_encoder": encoder_features(untrained.to(device).eval()),
     }
-    normalizer = Normalizer.from_stats(checkpoint.stats, [*pretrained.specs.values(), *specs])
+    normalizer = Normalizer.from_stats(first.stats, [*pretrained[0].specs.values(), *labels])
     progress.start("features", None)
-    found = {}
+    found: dict[str, ChipFeatures] = {}
     for split in splits:
         try:
             parts = read_features(
                 campaign.root,
                 normalizer=normalizer,
                 extractors=extractors,
-                labels=specs,
+                labels=labels,
                 split=split,
                 device=device,
                 report=progress.advance,
