@@ -25,6 +25,7 @@ from m3etl.spec.scenes import (
 )
 
 level_collections: Mapping[str, str] = {"l2a": "COPERNICUS/S2_SR_HARMONIZED", "l1c": "COPERNICUS/S2_HARMONIZED"}
+either_level = "either"  # every level 1C scene, as its level 2A where that exists: an archive without gaps in time
 cloud_score_collection = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
 cloudy_below = 0.6  # cs_cdf; 0.6 is the catalogue page's own recommendation for clear pixels
 score_gsd_m = 60.0
@@ -91,7 +92,8 @@ class Companions:
 
 def scenes_expression(api: Any, wanted: Sequence[Wanted], *, candidates: int) -> Any:
     """For each chip: per level the scored scenes, at most `candidates`, the least cloudy granules first (for chips with
-    a wished moment: the nearest to it). All questions of one batch ask for the same levels.
+    a wished moment: the nearest to it). All questions of one batch ask for the same levels, of `level_collections` or
+    `either_level`.
     """
     levels = _same([item.levels for item in wanted])
     dated = _same([item.wish_ms is not None for item in wanted])
@@ -104,9 +106,10 @@ def scenes_expression(api: Any, wanted: Sequence[Wanted], *, candidates: int) ->
         chip = _Chip(api, element)
         answer = {}
         for level in levels:
-            found = chip.images(level_collections[level]).filterDate(chip.date("start"), chip.date("end"))
+            collection = level_collections["l1c" if level == either_level else level]
+            found = chip.images(collection).filterDate(chip.date("start"), chip.date("end"))
             ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
-            answer[level] = chip.scored_all(ranked, candidates)
+            answer[level] = chip.scored_all(ranked, candidates, processed=level == either_level)
         return api.Dictionary(answer)
 
     return api.List(features).map(ask)
@@ -245,11 +248,19 @@ class _Chip:
         )
         return self.described(image).combine({"means": means, "has_score": scores.size().gt(0)})
 
-    def scored_all(self, images: Any, count: int) -> Any:
-        """The first `count` scenes, scored."""
+    def processed(self, element: Any) -> Any:
+        """A level 1C scene scored as its level 2A where that exists, and whether it does."""
+        api = self._api
+        index = api.Image(element).getString("system:index")
+        same = self.images(level_collections["l2a"]).filter(api.Filter.eq("system:index", index))
+        either = same.toList(1).cat(api.List([element])).get(0)
+        return self.scored(either).combine({"processed": same.size()})
+
+    def scored_all(self, images: Any, count: int, *, processed: bool = False) -> Any:
+        """The first `count` scenes, scored; `processed`: as level 2A where that exists."""
 
         def score(element: Any) -> Any:  # the client would count the `self` of a method
-            return self.scored(element)
+            return self.processed(element) if processed else self.scored(element)
 
         return images.limit(count).toList(count).map(score)
 
@@ -351,6 +362,8 @@ def _length(answer: Any) -> str:
 def _candidate(level: str, rank: int, item: Mapping[str, Any]) -> Candidate:
     means = item["means"]
     cloud = next((means[name] for name in ("cs", "scl", "qa60") if means.get(name) is not None), None)
+    if level == either_level:
+        level = "l2a" if item["processed"] else "l1c"
     return Candidate(
         level=level,
         scene_id=f"{level_collections[level]}/{item['index']}",

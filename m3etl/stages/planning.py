@@ -25,6 +25,7 @@ from m3etl.io.planning import (
     ImageList,
     Wanted,
     companions_expression,
+    either_level,
     read_companions,
     read_scenes,
     scenes_expression,
@@ -54,6 +55,7 @@ wave_batches = 24
 least_batch, least_batches = 8, 4
 question_bytes = 256 * 1024
 wish_windows_days = (15, 180)
+whole_l2a_year = 2019  # level 2A begins in December 2018 outside Europe, so before it is no sample of a year
 static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldcover": 2020}
 vector_license = "own"
 
@@ -92,7 +94,7 @@ class _Search:
         """The next question about this chip, None when it has an anchor or nothing is left to ask."""
         while self.anchor is None and self.rounds:
             levels, start, end = self.rounds[0]
-            if self.skip_window == (start, end) and levels == ("l1c",):
+            if self.skip_window == (start, end):
                 self.rounds.pop(0)
                 continue
             return levels, start, end
@@ -192,7 +194,7 @@ class ScenePlanner:
                 (levels, chip.wish_ms - days * day_ms, chip.wish_ms + days * day_ms + 1) for days in wish_windows_days
             ]
         years = year_order(chip.year, self._years, self._rule.seed, chip.chip_id)
-        return [((level,), *year_window(year)) for year in years for level in levels]
+        return [((level,), *year_window(year)) for year in years for level in _levels_of_year(levels, year)]
 
     def _scene_questions(self, searches: Sequence[_Search]) -> Iterator[_Question]:
         groups: dict[tuple[tuple[str, ...], bool], list[_Search]] = {}
@@ -308,14 +310,14 @@ class ScenePlanner:
                     self._take(search, found)
 
     def _take(self, search: _Search, found: Sequence[Candidate]) -> None:
-        levels, start, end = search.rounds.pop(0)
+        _, start, end = search.rounds.pop(0)
         search.seen.extend(found)
         if search.chip.wish_ms is not None:
             search.anchor = choose_nearest(found, self._rule, search.chip.wish_ms)
             return
         search.anchor = choose_anchor(found, self._rule, search.chip.chip_id)
-        if found and levels == ("l2a",):
-            search.skip_window = (start, end)  # level 1C of the same year would be the same acquisitions
+        if found:
+            search.skip_window = (start, end)  # another level of the same year would be the same acquisitions
 
     def _record(self, searches: Sequence[_Search], answers: Sequence[Companions]) -> None:
         origin = "archive" if self._session.local else "earthengine"
@@ -369,6 +371,11 @@ class ScenePlanner:
             license=_license(spec, [item.license for item in chosen], any(item.synthetic for item in chosen)),
             synthetic=any(item.synthetic for item in chosen),
         )
+
+
+def _levels_of_year(levels: tuple[str, ...], year: int) -> tuple[str, ...]:
+    """The levels to ask for one after the other: the first that has any scene decides."""
+    return levels if len(levels) == 1 or year >= whole_l2a_year else (either_level, "l2a")
 
 
 def stopped_error(stopped: FlowStopped) -> RemoteError:

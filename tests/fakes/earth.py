@@ -21,6 +21,7 @@ from pyproj import Transformer
 
 from m3etl.io.outcomes import Failure, RequestFailed
 from m3etl.io.pixels import PixelRequest
+from m3etl.io.planning import either_level
 from m3etl.io.recipes import check_fields, check_scale, chip_tag
 from m3etl.spec.jobs import field_name
 from m3etl.spec.modality import ArraySpec, Temporal, Values
@@ -92,6 +93,9 @@ class FakeEarth:
 
     def _level(self, wanted: Any, level: str) -> list[dict[str, Any]]:
         chip_id = wanted.chip.chip_id
+        if level == either_level:
+            processed = bool(self._level(wanted, "l2a"))
+            return [{**scene, "processed": processed} for scene in self._level(wanted, "l1c")]
         if level == "l2a" and fraction(chip_id, "no l2a", wanted.start_ms) < 0.3:
             return []
         is_lost = fraction(chip_id, "lost") < self.lost

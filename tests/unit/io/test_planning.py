@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from fakes.scenery import Scene, left, session_over, top
 
-from m3etl.io.planning import Anchored, Wanted, companions_expression, read_companions, read_scenes, scenes_expression
+from m3etl.io.planning import (
+    Anchored,
+    Wanted,
+    companions_expression,
+    either_level,
+    read_companions,
+    read_scenes,
+    scenes_expression,
+)
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
 from m3etl.spec.scenes import day_ms, utc_ms, year_window
@@ -74,6 +82,7 @@ scenes = [
     *(optical(f"cloudy{number}", 60.0 + number, day=30 + number) for number in range(8)),
     optical("next year", 0.0, day=365),
     optical("scored", 40.0, level=l1c),
+    optical("unprocessed", 35.0, day=-60, level=l1c),
     radar("near", day=1),
     radar("nearer but outside", day=0.5, bounds=(left - 5000, top - 5000, left - 100, top + 5000)),
     radar("half", day=-2, bounds=west_half),
@@ -147,6 +156,15 @@ def test_a_wished_moment_ranks_by_distance_over_both_levels(session):
     question = wanted(levels=("l2a", "l1c"), wish_ms=june + day_ms, start_ms=june - day_ms, end_ms=june + 12 * day_ms)
     (found,) = ask_scenes(session, [question], candidates=2)
     assert [(item.level, item.index) for item in found] == [("l2a", "scored"), ("l2a", "classified"), ("l1c", "scored")]
+
+
+def test_either_level_is_the_whole_archive_of_1c_as_2a_where_that_exists(session):
+    (found,) = ask_scenes(session, [wanted(levels=(either_level,))])
+    assert [(item.level, item.scene_id) for item in found] == [
+        ("l1c", f"{l1c}/unprocessed"),
+        ("l2a", f"{l2a}/scored"),
+    ]
+    assert found[1].has_cloud_score
 
 
 def test_one_batch_asks_one_thing(session):

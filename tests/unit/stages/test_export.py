@@ -174,6 +174,25 @@ def test_auto_takes_2a_where_it_exists_else_1c(undisturbed):
     assert 0 < (levels["sentinel2_l1c"] == "ok").sum() < 12
 
 
+def asked_for(name, tmp_path, plan, **earth) -> list:
+    """Every question about scenes of an export: (chip, levels, start, end, wished moment)."""
+    asked = []
+
+    def listen(kind, subject, number):
+        if kind == "plan" and subject.kind == "scenes":
+            for item in subject.items:
+                asked.append((item.chip.chip_id, item.levels, item.start_ms, item.end_ms, item.wish_ms))
+
+    export(make_campaign(tmp_path / name, plan), FakeEarth(trouble=listen, **earth))
+    return asked
+
+
+def test_years_before_2a_was_global_are_asked_about_at_either_level(tmp_path):
+    plan = make_plan(8)
+    first = {chip_id: levels for chip_id, levels, *_ in reversed(asked_for("c", tmp_path, plan))}
+    assert [first[name] for name in plan["chip_id"]] == 2 * [("either",), ("either",), ("l2a",), ("l2a",)]
+
+
 def test_provenance_names_gaps_times_and_terms(undisturbed):
     campaign, _, _ = undisturbed
     provenance = read_provenance(campaign.provenance_path)
