@@ -137,6 +137,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(campaign):
     assert steps_logged(broken) == steps_logged(straight)
 
 
+def test_ctrl_c_stays_ctrl_c(campaign):
+    class Interrupting(SilentProgress):
+        def advance(self, count: int = 1, **fields) -> None:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(campaign, "run.name=interrupted", "trainer.max_steps=2", progress=Interrupting())
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_accumulated_steps_resume_exactly_too(campaign):
     options = ("trainer.max_steps=4", "trainer.checkpoint_every=2", "trainer.accumulate=2", "optim.clip_norm=0.5")
     straight = Path(pretrain(campaign, "run.name=sums", *options).facts["run"])
