@@ -54,7 +54,7 @@ planning_in_flight = 8  # aggregations have a small gate of their own on the sta
 wave_batches = 24
 least_batch, least_batches = 8, 4
 question_bytes = 256 * 1024
-wish_windows_days = (15, 180)
+wish_windows_days = (15, 60, 180)  # in the first the scenes nearest to the moment are scored, then the least cloudy
 whole_l2a_year = 2019  # level 2A begins in December 2018 outside Europe, so before it is no sample of a year
 static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldcover": 2020}
 vector_license = "own"
@@ -78,26 +78,33 @@ class PlanChip:
         return self.grid.chip_id
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One question about a chip: levels, a window of time, and the moment to which the nearest scenes are scored."""
+
+    levels: tuple[str, ...]
+    start_ms: int
+    end_ms: int
+    wish_ms: int | None = None
+
+
 @dataclass(slots=True)
 class _Search:
-    """The search for one chip's anchor. rounds: (levels, start, end) still to be asked; seen: every candidate so
-    far.
-    """
+    """The search for one chip's anchor. rounds: questions still to be asked; seen: every candidate so far."""
 
     chip: PlanChip
-    rounds: list[tuple[tuple[str, ...], int, int]]
+    rounds: list[_Round]
     seen: list[Candidate] = field(default_factory=list)
     anchor: Candidate | None = None
     skip_window: tuple[int, int] | None = None
 
-    def next_round(self) -> tuple[tuple[str, ...], int, int] | None:
+    def next_round(self) -> _Round | None:
         """The next question about this chip, None when it has an anchor or nothing is left to ask."""
         while self.anchor is None and self.rounds:
-            levels, start, end = self.rounds[0]
-            if self.skip_window == (start, end):
-                self.rounds.pop(0)
-                continue
-            return levels, start, end
+            following = self.rounds[0]
+            if self.skip_window != (following.start_ms, following.end_ms):
+                return following
+            self.rounds.pop(0)
         return None
 
 
@@ -187,21 +194,21 @@ class ScenePlanner:
     def _needs_anchor(self) -> bool:
         return self._must_have_scene and self._wants_sentinel2
 
-    def _rounds(self, chip: PlanChip) -> list[tuple[tuple[str, ...], int, int]]:
+    def _rounds(self, chip: PlanChip) -> list[_Round]:
         levels = {"l2a": ("l2a",), "l1c": ("l1c",)}.get(self._config.s2, ("l2a", "l1c"))
-        if chip.wish_ms is not None:
-            return [
-                (levels, chip.wish_ms - days * day_ms, chip.wish_ms + days * day_ms + 1) for days in wish_windows_days
-            ]
+        wish = chip.wish_ms
+        if wish is not None:
+            nearest, *wider = ((wish - days * day_ms, wish + days * day_ms + 1) for days in wish_windows_days)
+            return [_Round(levels, *nearest, wish), *(_Round(levels, *window) for window in wider)]
         years = year_order(chip.year, self._years, self._rule.seed, chip.chip_id)
-        return [((level,), *year_window(year)) for year in years for level in _levels_of_year(levels, year)]
+        return [_Round((level,), *year_window(year)) for year in years for level in _levels_of_year(levels, year)]
 
     def _scene_questions(self, searches: Sequence[_Search]) -> Iterator[_Question]:
         groups: dict[tuple[tuple[str, ...], bool], list[_Search]] = {}
         for search in searches:
             following = search.next_round()
             if following is not None:
-                groups.setdefault((following[0], search.chip.wish_ms is not None), []).append(search)
+                groups.setdefault((following.levels, following.wish_ms is not None), []).append(search)
         for (levels, _), members in groups.items():
             yield from (_Question(searches=batch, levels=levels) for batch in self._batches(members))
 
@@ -253,8 +260,14 @@ class ScenePlanner:
             raise
 
     def _wanted(self, search: _Search) -> Wanted:
-        levels, start, end = search.rounds[0]
-        return Wanted(chip=search.chip.grid, levels=levels, start_ms=start, end_ms=end, wish_ms=search.chip.wish_ms)
+        asked = search.rounds[0]
+        return Wanted(
+            chip=search.chip.grid,
+            levels=asked.levels,
+            start_ms=asked.start_ms,
+            end_ms=asked.end_ms,
+            wish_ms=asked.wish_ms,
+        )
 
     def _anchored(self, search: _Search) -> Anchored:
         chip, anchor = search.chip, search.anchor
@@ -310,14 +323,17 @@ class ScenePlanner:
                     self._take(search, found)
 
     def _take(self, search: _Search, found: Sequence[Candidate]) -> None:
-        _, start, end = search.rounds.pop(0)
+        asked = search.rounds.pop(0)
         search.seen.extend(found)
         if search.chip.wish_ms is not None:
             search.anchor = choose_nearest(found, self._rule, search.chip.wish_ms)
             return
         search.anchor = choose_anchor(found, self._rule, search.chip.chip_id)
         if found:
-            search.skip_window = (start, end)  # another level of the same year would be the same acquisitions
+            search.skip_window = (
+                asked.start_ms,
+                asked.end_ms,
+            )  # another level of the same year would be the same acquisitions
 
     def _record(self, searches: Sequence[_Search], answers: Sequence[Companions]) -> None:
         origin = "archive" if self._session.local else "earthengine"

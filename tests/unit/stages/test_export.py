@@ -33,6 +33,7 @@ from m3etl.io.provenance import read_provenance
 from m3etl.io.recipes import ChipGrid
 from m3etl.io.store import open_store
 from m3etl.spec.modality import Shape
+from m3etl.spec.scenes import day_ms
 from m3etl.stages.export import run_export
 from m3etl.stages.status import read_status
 from m3etl.stages.summary import SilentProgress
@@ -180,8 +181,9 @@ def asked_for(name, tmp_path, plan, **earth) -> list:
 
     def listen(kind, subject, number):
         if kind == "plan" and subject.kind == "scenes":
-            for item in subject.items:
-                asked.append((item.chip.chip_id, item.levels, item.start_ms, item.end_ms, item.wish_ms))
+            asked.extend(
+                (item.chip.chip_id, item.levels, item.start_ms, item.end_ms, item.wish_ms) for item in subject.items
+            )
 
     export(make_campaign(tmp_path / name, plan), FakeEarth(trouble=listen, **earth))
     return asked
@@ -403,6 +405,12 @@ def test_a_date_wins_over_the_year(tmp_path):
     anchors = provenance[provenance["array"] == "sentinel2_cloud"]["time"]
     wished = pd.Timestamp("2019-06-10T12:00:00Z")
     assert ((anchors - wished).abs() <= pd.Timedelta(days=15)).all()
+
+
+def test_a_cloudy_date_is_followed_by_the_least_cloudy_scenes_around_it(tmp_path):
+    asked = asked_for("c", tmp_path, make_plan(2, date="2019-06-10"), lost=1.0)
+    days = [(round((end - start) / 2 / day_ms), wish is not None) for _, _, start, end, wish in asked]
+    assert days == [(15, True)] * 2 + [(60, False)] * 2 + [(180, False)] * 2
 
 
 def test_without_sentinel2_the_anchor_is_midsummer(tmp_path):
