@@ -32,7 +32,6 @@ score_gsd_m = 60.0
 cloudy_scl = (3, 8, 9, 10)  # shadow, cloud of medium and high probability, cirrus
 qa60_bits = (1 << 10) | (1 << 11)  # opaque cloud, cirrus
 most_passes = 12
-most_composite_images = 400
 static_recipes_of_collections = frozenset({"worldcover"})
 
 
@@ -292,7 +291,7 @@ class _Chip:
 
     def listed(self, images: Any) -> Any:
         """Indices and times of images in order of time, and the distinct licences."""
-        ordered = images.sort("system:time_start").limit(most_composite_images)
+        ordered = images.sort("system:time_start")  # all of them: a limit would leave out the end of the year
         return self._api.Dictionary(
             {
                 "indices": ordered.aggregate_array("system:index"),

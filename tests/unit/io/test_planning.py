@@ -95,9 +95,9 @@ scenes = [
             {"label": ("uint8", lambda x, y: 1 + 0 * x)},
             time_ms=start + number,
         )
-        for year in (2019, 2020, 2021)
+        for year, count in ((2019, 3), (2020, 3), (2021, 3), (2022, 420))
         for start in [year_window(year)[0]]
-        for number in range(3)
+        for number in range(count)
     ),
     Scene(
         "ESA/WorldCover/v100/map", {"Map": ("uint8", lambda x, y: 10 + 0 * x)}, time_ms=utc_ms("2020-01-01T00:00:00Z")
@@ -208,6 +208,11 @@ def test_companions_of_an_anchor(session):
     assert [item.index for item in found.other] == ["scored"]
     assert found.cloud_scores.scene_ids == (f"{scores}/scored",)
     assert found.classifications.scene_ids == (), "the anchor has no SCL"
+
+
+def test_a_composite_is_made_of_all_images_of_its_year(session):
+    found = ask_companions(session, index="", when=(2022, 6), modalities=("dynamic_world",))
+    assert len(found.composites["dynamic_world"].scene_ids) == 420
 
 
 def test_climate_is_the_twelve_months_that_end_with_the_anchors(session):
