@@ -14,6 +14,7 @@ from m3etl.io.earthengine import open_session
 
 project = os.environ.get("M3ETL_EE_PROJECT", "")
 scene = "COPERNICUS/S2_SR_HARMONIZED"
+canopy = "users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1"
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("", id="live", marks=pytest.mark.online)])
@@ -104,6 +105,20 @@ BELIEFS: dict[str, tuple[Callable[[Any], Any], Any]] = {
         [True, False],
     ),
     "nothing found": (lambda api: api.ImageCollection(scene).filterDate("1990-01-01", "1990-01-02").first(), None),
+    "images are found by computed ids": (
+        lambda api: api.List([canopy]).map(lambda name: api.Image.load(api.String(name)).bandNames()),
+        [["b1"]],
+    ),
+    "dictionaries keep what is null": (
+        lambda api: api.Dictionary({"a": api.Image(1).get("nothing")}).combine({"b": 1}),
+        {"a": None, "b": 1},
+    ),
+    "lists of images join": (
+        lambda api: api.Image(
+            api.ImageCollection([]).toList(1).cat(api.List([api.Image(7)])).get(0)
+        ).bandNames(),
+        ["constant"],
+    ),
     "a year after a leap day": (
         lambda api: api.Date("2020-02-29").advance(1, "year").format("YYYY-MM-dd"),
         "2021-02-28",
