@@ -120,7 +120,7 @@ def read_layout(root: Path) -> StoreLayout:
         if version != store_version:
             raise DamagedError(f"{root} is a store of version {version}; this m3etl reads version {store_version}")
         groups = {name: member for name, member in members.items() if member["node_type"] == "group"}
-        found = [_spec_of(group["attributes"]["declaration"]) for group in groups.values()]
+        found = [spec_of(group["attributes"]["declaration"]) for group in groups.values()]
         return StoreLayout(
             specs={spec.name: spec for spec in found},
             rows=members["chip_id"]["shape"][0],
@@ -146,7 +146,7 @@ def axis_names(spec: ArraySpec) -> tuple[str, ...]:
 
 
 def declaration_of(spec: ArraySpec) -> str:
-    """The declaration as JSON text, without what has its default; `_spec_of` is the inverse."""
+    """The declaration as JSON text, without what has its default; `spec_of` is the inverse."""
     values = asdict(spec)
     kept = {
         item.name: values[item.name]
@@ -156,7 +156,8 @@ def declaration_of(spec: ArraySpec) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _spec_of(text: str) -> ArraySpec:
+def spec_of(text: str) -> ArraySpec:
+    """A declaration from its JSON text, as `declaration_of` writes it."""
     values = json.loads(text)
     for name, kind in {
         "shape": Shape,

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from m3etl.campaign import write_atomically
 from m3etl.compute.normalize import Normalizer
 from m3etl.errors import DamagedError, InputError, NothingSelectedError
-from m3etl.io.layout import _spec_of as spec_of
-from m3etl.io.layout import declaration_of
+from m3etl.io.layout import declaration_of, spec_of
 from m3etl.learn.encoder import ConvNeXtV2, build_encoder
 from m3etl.learn.mpmae import InputBands, input_bands, input_levels
 from m3etl.learn.settings import PretrainConfig, config_yaml, read_config
