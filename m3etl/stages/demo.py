@@ -27,7 +27,7 @@ demo_config = CampaignConfig(
 )
 
 short_run = ("preset=quick", "trainer.max_steps=150", "trainer.validate_every=150")
-without_labels = ("data.leave_out=[biome,land_cover]", "run.pictures=0")
+without_labels = ("data.leave_out=[biome,land_cover]", "run.pictures=0", "trainer.max_steps=80")
 
 optical_arrays = ("sentinel2_l2a", "sentinel2_l1c")
 shown_arrays = ("sentinel1_asc", "sentinel1_desc", "canopy_height")
