@@ -13,14 +13,15 @@ from m3etl.cli.options import Settings
 @click.option(
     "--checkpoint",
     type=click.Path(exists=True, path_type=Path),
-    help="Checkpoint to probe; the latest run by default.",
+    help="Checkpoint to probe.",
 )
 @click.option("--label", "labels", metavar="ARRAY", multiple=True, help="Label to probe; several are allowed.")
 @click.pass_obj
 def command(settings: Settings, checkpoint: Path | None, labels: tuple[str, ...]) -> None:
     """Probe the encoder on labels it was not trained on.
 
-    kNN and a swept linear probe, beside the floor of plain image statistics.
+    kNN and a swept linear probe, beside floors that were never trained. Without a checkpoint it takes runs that left
+    the label's family out, and trains short ones where there are none.
     """
     from m3etl.cli.connection import prepare, source_from_environment
     from m3etl.cli.output import write_summaries
@@ -28,7 +29,6 @@ def command(settings: Settings, checkpoint: Path | None, labels: tuple[str, ...]
     from m3etl.stages.evaluate import run_evaluate
 
     progress = make_progress()
-    last = "pretrain" if checkpoint is None else "normalize"
-    campaign, summaries = prepare(settings, last=last, source=source_from_environment(), progress=progress)
+    campaign, summaries = prepare(settings, last="normalize", source=source_from_environment(), progress=progress)
     summary = run_evaluate(campaign, checkpoint=checkpoint, labels=labels, progress=progress)
     write_summaries(settings, [*summaries, summary])
