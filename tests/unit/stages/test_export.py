@@ -52,7 +52,7 @@ def make_plan(count: int, reserve: int = 0, **columns) -> pd.DataFrame:
     rows = []
     for number in range(count + reserve):
         epsg = 32632 if number % 2 else 32733
-        column, row = 3000 + 11 * number, 33_000 + 7 * number
+        column, row = 3000 + 11 * number, (33_000 if number % 2 else 50_000) + 7 * number  # land on the planet too
         x, y = (column + 0.5) * cell_m, (row + 0.5) * cell_m
         lon, lat = Transformer.from_crs(f"EPSG:{epsg}", "EPSG:4326", always_xy=True).transform(x, y)
         rows.append(
