@@ -16,7 +16,7 @@ folder = Path(__file__).parent
 
 
 def main() -> None:
-    """Rows of all benches, each with the machine and the commit, in the format of docs/performance.md."""
+    """Rows of all benches, each with the machine and the commit, see docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, under five minutes")
     parser.add_argument("--only", default="", help="run only the benches whose name holds this text")
