@@ -38,6 +38,11 @@ commands = {
 }
 
 
+# How long OpenMP's threads spin before they sleep, read when torch loads. Training 30 steps on two cores, idle and
+# beside two busy programs: 14 s and 33 s; always sleeping (PASSIVE) 18 s and 30 s, libgomp's own 300000 13 s and minutes.
+short_spin = "10000"
+
+
 class LazyGroup(click.Group):
     """A group that imports the module of a subcommand when that subcommand is asked for, or for its line of help."""
 
@@ -73,9 +78,6 @@ def cli(context: click.Context, campaign: Path, as_json: bool, verbose: bool) ->
     Results go to standard output, progress and errors to standard error. A command first runs the earlier stages that
     are missing, and says so. Without an account, try `m3etl demo`, or any command with `--ee-url embedded`.
     """
-    # Threads that wait by spinning take the cores from those that work as soon as the machine does anything besides:
-    # training beside other programs is three times as fast without. OpenMP reads it when torch is first loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context.obj = Settings(directory=campaign, as_json=as_json, verbose=verbose)
     _quiet_libraries(verbose)
 
@@ -100,9 +102,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of the console script."""
-    # Read by OpenMP when torch loads: threads that wait sleep instead of spinning, which on a busy machine slows
-    # training on a CPU tenfold (12 against 1.2 images/s with two threads on two shared cores).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", short_spin)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()
