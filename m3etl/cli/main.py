@@ -39,7 +39,7 @@ commands = {
 
 
 # How long OpenMP's threads spin before they sleep, read when torch loads. Training 30 steps on two cores, idle and
-# beside two busy programs: 14 s and 33 s; always sleeping (PASSIVE) 18 s and 30 s, libgomp's own 300000 13 s and minutes.
+# beside two busy programs: 14 s and 33 s; always asleep (PASSIVE) 18 s and 30 s; spinning as by default 13 s and minutes.
 short_spin = "10000"
 
 
