@@ -39,7 +39,8 @@ commands = {
 
 
 # How long OpenMP's threads spin before they sleep, read when torch loads. Training 30 steps on two cores, idle and
-# beside two busy programs: 14 s and 33 s; always asleep (PASSIVE) 18 s and 30 s; spinning as by default 13 s and minutes.
+# beside two busy programs: 14 s and 33 s; always asleep (PASSIVE) 18 s and 30 s; spinning as by default 13 s and far
+# more than a minute.
 short_spin = "10000"
 
 
