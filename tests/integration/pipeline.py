@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from m3etl.io.plan import read_plan
 
+from m3etl.io.plan import read_plan
 from m3etl.io.store import open_store
 from m3etl.spec.modality import ArraySpec, physical_of
 
