@@ -33,6 +33,9 @@ class ServiceError(Exception):
         self.status = status
         self.message = message
 
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[int, str, str]]:
+        return ServiceError, (self.code, self.status, self.message)
+
 
 def invalid(message: str) -> ServiceError:
     """A 400 INVALID_ARGUMENT: the request or the expression is wrong."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from m3etl.emulator.evaluator_process import Helping
 from m3etl.emulator.faults import FaultPlan, Faults, read_faults
 from m3etl.emulator.http_server import EmulatorServer, logger
 from m3etl.emulator.log import RequestLog
@@ -20,8 +21,11 @@ from m3etl.emulator.service import Service
 from m3etl.errors import InputError
 
 
-def make_service(state_dir: Path, archive: Path | None = None) -> Service:
-    """The service over the planet, with an archive of real rasters over it where there is one."""
+def make_service(state_dir: Path, archive: Path | None = None, *, helping: bool = False) -> Service:
+    """The service over the planet, with an archive of real rasters over it where there is one.
+
+    helping: under lasting load further processes evaluate beside this one, as many as there are cores.
+    """
 
     def open_assets() -> AssetSource:
         from m3etl.emulator.assets import open_assets
@@ -34,7 +38,11 @@ def make_service(state_dir: Path, archive: Path | None = None) -> Service:
         return Evaluator(assets)
 
     return Service(
-        state_dir=state_dir, open_assets=open_assets, make_evaluator=make_evaluator, on_crash=_log_failed_export
+        state_dir=state_dir,
+        open_assets=open_assets,
+        make_evaluator=make_evaluator,
+        helping=Helping(archive) if helping else None,
+        on_crash=_log_failed_export,
     )
 
 
@@ -85,7 +93,7 @@ def serve(
     if latency_ms:
         plan = replace(plan, latency=replace(plan.latency, base_ms=latency_ms))
     with _state_directory(state_dir) as directory:
-        service = make_service(directory, archive)
+        service = make_service(directory, archive, helping=True)
         if archive is not None:
             service.assets  # noqa: B018 - reads the archive's index now, so that its faults are told now
         with running(service, host=host, port=port, plan=plan, log=log) as server:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from m3etl.emulator.batch import OperationQueue
 from m3etl.emulator.buckets import Buckets
+from m3etl.emulator.evaluator_process import Helping
 from m3etl.emulator.exports import Exporter
 from m3etl.emulator.listing import AssetJson
 from m3etl.emulator.messages import Account
@@ -62,6 +64,7 @@ class Service:
         asset_json: AssetJson | None = None,
         make_usage: Callable[[], Counting] | None = None,
         workers: Workers | None = None,
+        helping: Helping | None = None,
         on_crash: Callable[[Operation, BaseException], None] | None = None,
     ) -> None:
         self._open_assets = open_assets
@@ -70,6 +73,7 @@ class Service:
         self._make_usage = make_usage
         self._making = threading.RLock()
         self.workers = workers or Workers()
+        self._helping = helping
         self.exporter = Exporter(self.work, state_dir)
         self.operations = OperationQueue(state_dir / "operations", self.exporter.run, on_crash=on_crash)
         self.buckets = Buckets(state_dir / "buckets")
@@ -115,9 +119,22 @@ class Service:
         """Runs `function` of the evaluator in a worker thread and charges what it costs. Raises what it raises."""
         usage = self._new_usage()
         try:
-            return self.workers.run(lambda: function(self.evaluator, usage), account=account, limit_s=limit_s)
+            return self.workers.run(lambda: self._evaluate(account, function, usage), account=account, limit_s=limit_s)
         finally:
             account.scenes += usage.scenes
+
+    def _evaluate(self, account: Account, function: Callable[[Evaluating, Counting], T], usage: Counting) -> T:
+        """`function` of the evaluator of this worker thread: the one of this process, or a process of its own."""
+        if self._helping is None:
+            return function(self.evaluator, usage)
+        process = self._helping.of_this_thread()
+        started, spent = time.monotonic(), 0.0 if process is None else process.cpu_s
+        try:
+            return function(process or self.evaluator, usage)
+        finally:
+            self._helping.add_busy(time.monotonic() - started)
+            if process is not None:
+                account.eecu_s += process.cpu_s - spent
 
     def _new_usage(self) -> Counting:
         if self._make_usage is not None:
@@ -131,8 +148,10 @@ class Service:
         self.operations.start()
 
     def close(self) -> None:
-        """Stops the batch queue after the block at hand."""
+        """Stops the batch queue after the block at hand, and the processes that help."""
         self.operations.close()
+        if self._helping is not None:
+            self._helping.close()
 
     def remember(self, kind: str, project: str, body: Mapping[str, Any]) -> str:
         """Keeps a request for later and gives its resource name, projects/P/<kind>/<a>-<b>."""
