@@ -19,6 +19,10 @@ that picks a request acts on it. Actions:
     delay_ms             waits before anything else
     drop                 true: closes the connection unread; "after": carries the request out, then closes
     truncate             true (half) or a number of bytes: sends the full Content-Length but only so much of the body
+    alter                carries the request out and changes what it answers, still with status 200. An object of
+                         "set" (number per band name or glob: all its pixels), "dtype" (of every band), "rows" (only so
+                         many), "length" (only so many bytes, with that Content-Length), "swap" (true: the answer to an
+                         earlier request for pixels of the same bands and shape)
 """
 
 from __future__ import annotations
@@ -33,9 +37,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from m3etl.emulator.distort import Alteration
 from m3etl.emulator.messages import Account, Response, error_response, json_response, rate_message
 from m3etl.errors import InputError
 
+_dtypes = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 default_messages = {
     429: rate_message,
     500: "An internal error has occurred (request fault-injected).",
@@ -82,6 +88,7 @@ class Rule:
     delay_ms: float = 0.0
     drop: bool | str = False
     truncate: bool | int = False
+    alter: Alteration | None = None
 
     def matches(self, method: str, path: str) -> bool:
         """Whether the rule is about this request."""
@@ -220,7 +227,7 @@ def parse_faults(value: Any) -> FaultPlan:
 
 
 def _parse_rule(check: _Check, value: Any, name: str) -> Rule:
-    actions = {"status", "body", "html", "headers", "delay_ms", "drop", "truncate"}
+    actions = {"status", "body", "html", "headers", "delay_ms", "drop", "truncate", "alter"}
     table = check.table(value, name, {"path", "method", "calls", "message"} | actions)
     path = table.get("path")
     if not isinstance(path, str) or not path:
@@ -253,6 +260,29 @@ def _parse_rule(check: _Check, value: Any, name: str) -> Rule:
         delay_ms=check.number(table.get("delay_ms", 0), f"{name}.delay_ms") or 0.0,
         drop=drop,
         truncate=truncate,
+        alter=_parse_alteration(check, table["alter"], f"{name}.alter") if "alter" in table else None,
+    )
+
+
+def _parse_alteration(check: _Check, value: Any, name: str) -> Alteration:
+    table = check.table(value, name, {"set", "dtype", "rows", "length", "swap"})
+    if not table:
+        check.problems.append(f"{name}: needs one of set, dtype, rows, length, swap")
+    values = table.get("set", {})
+    if not isinstance(values, dict) or not all(isinstance(item, int | float) for item in values.values()):
+        check.wrong(f"{name}.set", "an object of numbers", values)
+        values = {}
+    dtype = check.text(table.get("dtype"), f"{name}.dtype")
+    if dtype is not None and dtype not in _dtypes:
+        check.wrong(f"{name}.dtype", f"one of {', '.join(_dtypes)}", dtype)
+    if not isinstance(table.get("swap", False), bool):
+        check.wrong(f"{name}.swap", "true or false", table["swap"])
+    return Alteration(
+        values=values,
+        dtype=dtype,
+        rows=check.whole(table.get("rows"), f"{name}.rows", least=0),
+        length=check.whole(table.get("length"), f"{name}.length", least=0),
+        swap=table.get("swap") is True,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import socket
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from m3etl.emulator.distort import Distorter
 from m3etl.emulator.faults import Faults, Rule
 from m3etl.emulator.log import RequestLog
 from m3etl.emulator.messages import (
@@ -57,6 +59,7 @@ class EmulatorServer(ThreadingHTTPServer):
         self.service = service
         self.faults = faults
         self.log = log
+        self._distorter = Distorter() if any(rule.alter for rule in faults.plan.rules) else None
         self._in_flight = 0
         self._counting = threading.Lock()
         super().__init__(address, _Handler)
@@ -101,11 +104,21 @@ class EmulatorServer(ThreadingHTTPServer):
                 remaining = started + self.faults.plan.latency.seconds(request.account) - time.monotonic()
                 if remaining > 0:
                     time.sleep(remaining)
+        if self._distorter is not None:
+            response = self._altered(self._distorter, response, rule)
         if rule is None:
             return _Outcome(response=response)
         if rule.drop == "after":
             return _Outcome(response=None, fault=index)
         return _Outcome(response=_with_headers(response, rule), fault=index, truncate=rule.truncate)
+
+    def _altered(self, distorter: Distorter, response: Response, rule: Rule | None) -> Response:
+        if response.status != 200 or not isinstance(response.body, bytes):
+            return response
+        before = distorter.remember(response.body)
+        if rule is None or rule.alter is None:
+            return response
+        return replace(response, body=distorter.apply(rule.alter, response.body, before))
 
     def _dispatch(self, request: Request) -> Response:
         try:
@@ -169,6 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 bands=account.bands,
                 scenes=account.scenes,
                 fault=outcome.fault,
+                digest=hashlib.sha256(body).hexdigest()[:16] if body else None,
             )
         if outcome.response is None:
             self._drop()

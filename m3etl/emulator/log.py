@@ -16,8 +16,9 @@ class RequestLog:
     """Appends one line per request to `path`; does nothing when there is no path. Thread-safe.
 
     Fields: time (UTC), method, path (without query), status (0: connection dropped), bytes (of the body), in_flight
-    (requests being served when this one began, itself included), eecu_s, seconds, bands, scenes, and tag and fault
-    where there is one.
+    (requests being served when this one began, itself included), eecu_s, seconds, bands, scenes, and where there is
+    one: fault (position of the rule that acted) and digest (of the request's body: the same request again has the
+    same).
     """
 
     def __init__(self, path: Path | None) -> None:

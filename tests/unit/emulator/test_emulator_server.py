@@ -404,6 +404,47 @@ def test_dropped_and_truncated_connections(tmp_path: Path) -> None:
         assert post(server, "value:compute", body).status == 200
 
 
+def test_pixels_can_come_whole_and_wrong(tmp_path: Path) -> None:
+    alterations = [
+        {"set": {"col*": 9, "sum": -1}},
+        {"dtype": "float64"},
+        {"rows": 2},
+        {"length": 40},
+        {"swap": True},
+    ]
+    rules = [
+        {"path": "computePixels", "calls": {"nth": number + 2}, "alter": alteration}
+        for number, alteration in enumerate(alterations)
+    ]
+    log = tmp_path / "log.jsonl"
+    with fake_server(tmp_path, faults={"rules": rules}, log=log) as server:
+        bodies = []
+        for row in range(7):
+            asked = {"expression": load(9, 9), "fileFormat": "NPY", "grid": grid(4, 3, row=row)}
+            bodies.append(post(server, "image:computePixels", asked).body)
+    whole, constant_pixels, typed, shorter = (np.load(io.BytesIO(body)) for body in bodies[:4])
+    assert (constant_pixels["column"] == 9).all()
+    assert (constant_pixels["sum"] == -1).all()
+    assert (constant_pixels["row"][:, 0] == whole["row"][:, 0] + 1).all()
+    assert {str(typed.dtype[name]) for name in typed.dtype.names} == {"float64"}
+    assert shorter.shape == (2, 4)
+    assert len(bodies[4]) == 40
+    assert np.load(io.BytesIO(bodies[5]))["row"][0, 0] == 4, "the answer to the request before"
+    assert np.load(io.BytesIO(bodies[6]))["row"][0, 0] == 6
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line.get("fault") for line in lines] == [None, 0, 1, 2, 3, 4, None]
+    assert len({line["digest"] for line in lines}) == 7
+
+
+def test_the_log_tells_a_repeated_request(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    with fake_server(tmp_path, log=log) as server:
+        for value in (1, 2, 1):
+            post(server, "value:compute", {"expression": constant(value)})
+    first, second, again = (json.loads(line)["digest"] for line in log.read_text().splitlines())
+    assert first == again != second
+
+
 def test_latency_is_the_least_time_of_a_request(tmp_path: Path) -> None:
     plan = {
         "latency": {"base_ms": 40, "per_band_ms": 20},
