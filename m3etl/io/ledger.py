@@ -370,7 +370,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _damage(self._path):
+        with self._lock, damage(self._path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -381,11 +381,11 @@ class Ledger:
                 raise
 
     def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, _damage(self._path):
+        with self._lock, damage(self._path):
             return self._connection.execute(query, values).fetchall()
 
     def _one(self, query: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
-        with self._lock, _damage(self._path):
+        with self._lock, damage(self._path):
             found: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
             return found
 
@@ -403,7 +403,7 @@ def open_ledger(path: Path) -> Ledger:
     except sqlite3.Error as error:
         raise InputError(f"cannot open {path}: {error}", hint="Is the directory writable?") from error
     try:
-        with _damage(path):
+        with damage(path):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(_schema)
@@ -421,7 +421,8 @@ def open_ledger(path: Path) -> Ledger:
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
+def damage(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into DamagedError, or InputError where the disk refuses."""
     try:
         yield
     except sqlite3.OperationalError as error:
