@@ -98,9 +98,7 @@ def array_image(chip: ChipGrid, spec: ArraySpec, scene_ids: Sequence[str]) -> Im
     """One array as an image on the chip's grid: bands named as in the response, in stored dtype, fill where nothing
     was observed.
     """
-    image = recipes[spec.recipe](spec, scene_ids)
-    image = _stored(spec, image.select(list(spec.bands)))
-    image = image.rename([field_name(spec.name, band) for band in spec.bands])
+    image = stored_image(spec, scene_ids)
     side = spec.pixels(chip.chip_m)
     if side == chip.chip_px:
         return image
@@ -109,6 +107,13 @@ def array_image(chip: ChipGrid, spec: ArraySpec, scene_ids: Sequence[str]) -> Im
     coarse = [pixel, 0, chip.xmin, 0, -pixel, chip.ymax]
     fine = [pixel_m, 0, chip.xmin, 0, -pixel_m, chip.ymax]
     return image.reproject(crs, coarse).changeProj(ee.Projection(crs, coarse), ee.Projection(crs, fine))
+
+
+def stored_image(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """One array wherever it is asked for, on no grid yet: what every lane exports."""
+    image = recipes[spec.recipe](spec, scene_ids)
+    image = _stored(spec, image.select(list(spec.bands)))
+    return image.rename([field_name(spec.name, band) for band in spec.bands])
 
 
 def chip_tag(chip_id: str) -> int:
