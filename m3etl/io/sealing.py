@@ -16,10 +16,11 @@ import numpy as np
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.columns import repair_hint, write_column_chunk
 from m3etl.io.layout import StoreLayout, chip_columns, read_layout, shard_path
-from m3etl.io.shards import Array, ChunkCodec, ShardFile, ShardWriter, flush_directory, temporary_of, write_file
+from m3etl.io.shards import Array, ChunkCodec, ShardFile, ShardWriter, flush_directory, temporary_of, write_temporary
 from m3etl.spec.modality import ArraySpec, Shape
 
-most_threads = 8
+most_threads = 16
+flush_threads = 16  # waiting for the disk costs no processor; the disk serves many flushes at once
 Encoded = tuple[str, bytes | None]  # checksum of the values; what is stored, None where all is fill
 
 
@@ -60,9 +61,11 @@ def seal_shard(
         )
     sealing = _Sealing(path, layout, shard, names)
     try:
-        with ThreadPoolExecutor(threads or min(most_threads, len(os.sched_getaffinity(0)))) as pool:
-            sealing.take(_in_order(chips), pool)
-        sealing.publish()
+        threads = threads or min(most_threads, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor(threads, "m3etl-seal") as pool:
+            sealing.take(_in_order(chips), pool, most_waiting=2 * threads)
+        with ThreadPoolExecutor(flush_threads, "m3etl-flush") as pool:
+            sealing.publish(pool)
     except OSError as error:
         reason = error.strerror or str(error)
         hint = "Free some space or make the directory writable, then run again."
@@ -89,41 +92,46 @@ class _Sealing:
         self.checksums: dict[str, dict[str, str]] = {name: {} for name in names}
         self.columns: dict[str, dict[int, Any]] = {name: {} for name in chip_columns}
 
-    def take(self, chips: Iterator[SealedChip], pool: ThreadPoolExecutor) -> None:
+    def take(self, chips: Iterator[SealedChip], pool: ThreadPoolExecutor, *, most_waiting: int) -> None:
         """Check, encode and append every chip; at most a few wait for their turn."""
         for name in self.names:
             self.sinks[name] = _make_sink(self.path, self.layout, self.layout.specs[name], self.shard)
-        waiting: deque[tuple[str, str, int, Future[Encoded]]] = deque()
-        most_waiting = 4 * most_threads
+        waiting: deque[tuple[str, int, Future[dict[str, Encoded]]]] = deque()
         for chip in chips:
             position = self._position(chip)
-            for name, sink in self.sinks.items():
-                values = self._checked(chip, name)
-                waiting.append((name, chip.chip_id, position, pool.submit(sink.encode, values)))
-            while len(waiting) > most_waiting:
+            values = {name: self._checked(chip, name) for name in self.names}
+            waiting.append((chip.chip_id, position, pool.submit(self._encode, values)))
+            while len(waiting) > most_waiting or (waiting and waiting[0][2].done()):
                 self._append(*waiting.popleft())
         while waiting:
             self._append(*waiting.popleft())
 
-    def publish(self) -> None:
+    def publish(self, pool: ThreadPoolExecutor) -> None:
         """Name the arrays' files, then the columns, then `chip_id`, each step durable before the next."""
-        for sink in self.sinks.values():
-            sink.close()
-        for sink in self.sinks.values():
+        sinks = list(self.sinks.values())
+        _all_done(pool.submit(sink.close) for sink in sinks)
+        for sink in sinks:
             sink.publish()
-            flush_directory(sink.path.parent)
-        for name, values in self.columns.items():
-            write_column_chunk(self.layout, name, self.path / name / f"c.{self.shard}", values)
+        _all_done(pool.submit(flush_directory, sink.path.parent) for sink in sinks)
+        *others, last = self.columns
+        _all_done(pool.submit(self._write_column, name) for name in others)
+        self._write_column(last)
 
     def discard(self) -> None:
         """Remove temporary files that were not published."""
         for sink in self.sinks.values():
             sink.discard()
 
-    def _append(self, name: str, chip_id: str, position: int, future: Future[Encoded]) -> None:
-        encoded = future.result()
-        self.sinks[name].append(position, encoded)
-        self.checksums[name][chip_id] = encoded[0]
+    def _encode(self, values: Mapping[str, Array | None]) -> dict[str, Encoded]:
+        return {name: self.sinks[name].encode(part) for name, part in values.items()}
+
+    def _append(self, chip_id: str, position: int, future: Future[dict[str, Encoded]]) -> None:
+        for name, encoded in future.result().items():
+            self.sinks[name].append(position, encoded)
+            self.checksums[name][chip_id] = encoded[0]
+
+    def _write_column(self, name: str) -> None:
+        write_column_chunk(self.layout, name, self.path / name / f"c.{self.shard}", self.columns[name])
 
     def _position(self, chip: SealedChip) -> int:
         shard, position = divmod(chip.row, self.layout.shard_chips)
@@ -170,7 +178,13 @@ class _Filled:
         self._nan = spec.fill is None
 
     def equals(self, values: Array | None) -> bool:
-        return values is None or bool((np.isnan(values) if self._nan else values == self.values).all())
+        """Whether nothing was observed; one look at the first and the last number settles nearly all chips."""
+        if values is None:
+            return True
+        ends = values.flat[0], values.flat[-1]
+        if any(not np.isnan(end) if self._nan else end != self.values.flat[0] for end in ends):
+            return False
+        return bool((np.isnan(values) if self._nan else values == self.values).all())
 
 
 class _RasterSink:
@@ -221,10 +235,10 @@ class _VectorSink:
             self._values[position] = np.frombuffer(encoded[1], self._values.dtype)
 
     def close(self) -> None:
-        return None
+        write_temporary(self.path, self._codec.encode(self._values))
 
     def publish(self) -> None:
-        write_file(self.path, self._codec.encode(self._values))
+        temporary_of(self.path).replace(self.path)
 
     def discard(self) -> None:
         temporary_of(self.path).unlink(missing_ok=True)
@@ -288,6 +302,12 @@ def _make_sink(path: Path, layout: StoreLayout, spec: ArraySpec, shard: int) -> 
         return _SealedSink(file, codec, filled, layout.shard_chips, vector=vector)
     kind = _VectorSink if vector else _RasterSink
     return kind(file, codec, filled, layout.shard_chips)
+
+
+def _all_done(futures: Iterable[Future[None]]) -> None:
+    """Wait for all; the first error, if any, is raised."""
+    for future in list(futures):
+        future.result()
 
 
 def _in_order(chips: Iterable[SealedChip]) -> Iterator[SealedChip]:

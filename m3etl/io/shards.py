@@ -18,6 +18,7 @@ import numpy.typing as npt
 from numcodecs import blosc
 
 from m3etl.errors import DamagedError, InputError
+from m3etl.io.frames import encode_planes, is_planar
 
 blosc.use_threads = False  # the frame depends on the number of threads inside; our own threads work on whole chunks
 
@@ -26,6 +27,7 @@ Array = npt.NDArray[Any]
 codec_names = ("zstd", "fast", "none")
 missing_mark = 2**64 - 1  # offset and length of a chunk that is all fill, by the specification
 checksum_bytes = 4
+write_buffer_bytes = 1 << 20  # chunks of coarse layers are small; the system is called once for many
 whole_residue = 0x48674BC7  # crc32c of any data followed by its own crc32c: one pass checks a chunk without a copy
 least_chunk_bytes = {True: 16 + checksum_bytes, False: checksum_bytes}  # by compressed: a blosc header has 16 bytes
 _unpack_size = struct.Struct("<I").unpack_from
@@ -65,7 +67,9 @@ class ChunkCodec:
     def encode(self, values: Array) -> bytes:
         """`values` (any shape) as one chunk with its checksum; the same bytes for the same values."""
         little = np.ascontiguousarray(values, dtype=self.dtype.newbyteorder("<"))
-        if self.profile in _compressors:
+        if self.profile == "zstd" and is_planar(self.dtype, little.nbytes):
+            payload = encode_planes(little)
+        elif self.profile in _compressors:
             name, level = _compressors[self.profile]
             shuffle = blosc.SHUFFLE if self.dtype.itemsize > 1 else blosc.NOSHUFFLE
             payload = bytes(blosc.compress(little, name.encode(), level, shuffle, 0, self.dtype.itemsize))
@@ -110,7 +114,7 @@ class ShardWriter:
 
     def open(self) -> None:
         """Start the temporary file."""
-        self._file = self._temporary.open("wb")
+        self._file = self._temporary.open("wb", buffering=write_buffer_bytes)
 
     def append(self, position: int, chunk: bytes) -> None:
         """Add the encoded chunk of `position`; positions never added stay missing."""
@@ -134,7 +138,8 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove the temporary file, if there is one."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # closing writes what is buffered, which a full disk refuses again
+                self._file.close()
             self._file = None
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
@@ -191,12 +196,21 @@ def temporary_of(path: Path) -> Path:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write a small file under its temporary name, flush it to the disk and rename it."""
+    write_temporary(path, content)
+    temporary_of(path).replace(path)
+
+
+def write_temporary(path: Path, content: bytes) -> None:
+    """Write what will be `path` under its temporary name and flush it to the disk; nothing stays where that fails."""
     temporary = temporary_of(path)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def flush_directory(path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Blosc frames with zstd, made of byte planes that are compressed apart; every blosc decoder reads them.
+
+libblosc compresses both bytes of 16-bit values together, at zstd level 5 for its level 3. Noise in the low bytes then
+costs most of the time. Apart, zstd gives up on the noise at once: on real Sentinel-1 and Sentinel-2 chips 2.1 to 2.4
+times the speed at 0.4 % more to 1.5 % fewer bytes, and decoding copies the planes that are stored as they are.
+Format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numcodecs import zstd
+
+block_bytes = 1 << 17  # what libblosc takes as well; fits the cache of a core when decoding
+least_plane_bytes = 128  # decoders expect smaller blocks whole, the format's MIN_BUFFERSIZE
+zstd_level = 3
+_format_version, _zstd_version = 2, 1
+_byte_shuffled, _zstd_code = 0x01, 4 << 5  # bit 4, "blocks are not split into planes", stays 0
+_header = struct.Struct("<BBBBIII")
+_int32 = struct.Struct("<i")
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def is_planar(dtype: np.dtype[Any], size: int) -> bool:
+    """Whether a chunk of `size` bytes gains by planes: numbers of several bytes, at least a block of them."""
+    return dtype.itemsize > 1 and size >= block_bytes
+
+
+def encode_planes(values: npt.NDArray[Any]) -> bytes:
+    """`values` (C-contiguous, little-endian, as `is_planar` wants them) as one blosc frame."""
+    itemsize, size = values.itemsize, values.nbytes
+    count = -(-size // block_bytes)
+    block = -(-size // (count * itemsize)) * itemsize
+    planes = _planes_of(values)
+    starts, parts = [], []
+    position = _header.size + 4 * -(-size // block)
+    for first in range(0, size, block):
+        starts.append(position)
+        for stream in _streams(planes, first // itemsize, min(first + block, size) // itemsize, block // itemsize):
+            packed = zstd.compress(stream, zstd_level)
+            if len(packed) >= stream.nbytes:
+                packed = stream.tobytes()
+            parts += [_int32.pack(len(packed)), packed]
+            position += 4 + len(packed)
+    flags = _byte_shuffled | _zstd_code
+    header = _header.pack(_format_version, _zstd_version, flags, itemsize, size, block, position)
+    return b"".join([header, struct.pack(f"<{len(starts)}i", *starts), *parts])
+
+
+def _planes_of(values: npt.NDArray[Any]) -> list[Bytes]:
+    """All first bytes, all second bytes and so on."""
+    flat = values.reshape(-1).view(f"<u{values.itemsize}")
+    return [
+        (flat >> (8 * place)).astype(np.uint8) if place else flat.astype(np.uint8) for place in range(flat.itemsize)
+    ]
+
+
+def _streams(planes: list[Bytes], first: int, last: int, whole: int) -> Iterator[Bytes]:
+    """What of values [first, last) is compressed apart: each plane, or all in one for a short last block."""
+    parts = [plane[first:last] for plane in planes]
+    return iter(parts if last - first == whole else [np.concatenate(parts)])
