@@ -219,7 +219,6 @@ class _Export:
             session=self._session,
             ledger=self._ledger,
             layout=layout,
-            places=self._plan,
             hand_over=sealing.put,
             counts=self._pixels,
             progress=self._progress,

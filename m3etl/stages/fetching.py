@@ -9,17 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pandas as pd
-
 from m3etl.campaign import Campaign
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
 from m3etl.io.ledger import LandedChip, Ledger
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.pixels import Chips, PixelJob, PixelRequest, WholeChip, expression_of, read_answer
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import SegmentWriter
 from m3etl.spec.modality import Shape
+from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
 from m3etl.stages.tile import Layout, Sealer
@@ -28,8 +26,7 @@ from m3etl.stages.tile import Layout, Sealer
 class PixelLane:
     """Requests of all open chips through one flow; answers go to segments, then to the ledger, then to the sealer.
 
-    places: the plan (chip_id, epsg, xmin, ymax). hand_over: takes the shards that became final. landed, nbytes: chips
-    and bytes of this run so far.
+    hand_over: takes the shards that became final. landed, nbytes: chips and bytes of this run so far.
     """
 
     def __init__(
@@ -39,7 +36,6 @@ class PixelLane:
         session: Session,
         ledger: Ledger,
         layout: Layout,
-        places: pd.DataFrame,
         hand_over: Callable[[Sequence[int]], None],
         counts: FlowCounts,
         progress: Progress,
@@ -49,7 +45,6 @@ class PixelLane:
         self._session = session
         self._ledger = ledger
         self._layout = layout
-        self._places = places.set_index("chip_id")[["epsg", "xmin", "ymax"]]
         self._hand_over = hand_over
         self._counts = counts
         self._progress = progress
@@ -90,21 +85,13 @@ class PixelLane:
 
     def _jobs(self, check_every: int) -> Iterator[PixelJob]:
         after, position = -1, 0
-        chip_px = self._campaign.config.sample.chip_px
         while True:
             records = self._ledger.open_rows(after)
             if not records:
                 return
             for record in records:
-                place: Any = self._places.loc[record.chip_id]
                 yield PixelJob(
-                    chip=ChipGrid(
-                        chip_id=record.chip_id,
-                        epsg=int(place["epsg"]),
-                        xmin=float(place["xmin"]),
-                        ymax=float(place["ymax"]),
-                        chip_px=chip_px,
-                    ),
+                    chip=grid_of(record.chip_id),
                     specs=self._layout.specs,
                     scenes=record.scenes.arrays,
                     check=check_every > 0 and position % check_every == 0,
