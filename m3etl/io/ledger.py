@@ -15,12 +15,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.segments import Place
+from m3etl.spec.budget import Sample
 from m3etl.spec.jobs import ArrayStatus, ChipScenes
 
 format_version = "1"
@@ -55,6 +57,8 @@ NULL); CREATE TABLE IF NOT EXISTS shards (
 CREATE INDEX IF NOT EXISTS shards_ready ON shards (shard) WHERE sealed = 0 AND final = chips;
 CREATE TABLE IF NOT EXISTS old_rows (row INTEGER PRIMARY KEY, chip_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS totals (name TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS profiles (
+    profile INTEGER PRIMARY KEY, lane TEXT NOT NULL, units REAL NOT NULL, eecu_s REAL NOT NULL, time TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS array_totals (array TEXT PRIMARY KEY, chips INTEGER NOT NULL, valid REAL NOT NULL) WITHOUT
 ROWID; CREATE TRIGGER IF NOT EXISTS count_insert AFTER INSERT ON chips BEGIN
     INSERT INTO counts VALUES (new.state, 1) ON CONFLICT (state) DO UPDATE SET chips = chips + 1; END;
@@ -288,10 +292,22 @@ class Ledger:
     def add_totals(self, amounts: Mapping[str, float]) -> None:
         """Add to the running totals (requests, bytes, retries, seconds ...)."""
         with self._transaction() as connection:
+            _add_totals(connection, amounts)
+
+    def record_profiles(self, samples: Sequence[Sample], amounts: Mapping[str, float]) -> None:
+        """Keep what profiled requests have cost, and add to the running totals, in one transaction."""
+        time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        with self._transaction() as connection:
             connection.executemany(
-                "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                amounts.items(),
+                "INSERT INTO profiles (lane, units, eecu_s, time) VALUES (?, ?, ?, ?)",
+                ((sample.lane, sample.units, sample.eecu_s, time) for sample in samples),
             )
+            _add_totals(connection, amounts)
+
+    def profiles(self) -> list[Sample]:
+        """Every profiled request so far, in order."""
+        found = self._all("SELECT lane, units, eecu_s FROM profiles ORDER BY profile")
+        return [Sample(lane=lane, units=units, eecu_s=eecu_s) for lane, units, eecu_s in found]
 
     # --- sealing ------------------------------------------------------------------------------------------------------
 
@@ -436,6 +452,13 @@ def damage(path: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise DamagedError(f"{path} is damaged: {error}", hint="Restore it from a copy.") from error
+
+
+def _add_totals(connection: sqlite3.Connection, amounts: Mapping[str, float]) -> None:
+    connection.executemany(
+        "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+        amounts.items(),
+    )
 
 
 def _packed(document: Mapping[str, Any]) -> bytes:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.ledger import ChipState, LandedChip, PlannedChip, open_ledger
 from m3etl.io.segments import Place
+from m3etl.spec.budget import Sample
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes
 
 shard_chips = 4
@@ -155,6 +156,14 @@ def test_a_full_disk_is_told_from_damage_and_the_ledger_goes_on(ledger):
 def test_a_directory_that_cannot_be_written_is_said_clearly(tmp_path):
     with pytest.raises(InputError, match="unable to open"):
         open_ledger(tmp_path / "absent" / "ledger.sqlite")
+
+
+def test_profiles_are_kept_with_their_totals(ledger):
+    samples = [Sample(lane="scenes", units=50.0, eecu_s=1.25), Sample(lane="pixels", units=2e6, eecu_s=0.5)]
+    ledger.record_profiles(samples, {"units scenes": 50.0})
+    ledger.record_profiles(samples[:1], {"units scenes": 50.0})
+    assert ledger.profiles() == [*samples, samples[0]]
+    assert ledger.totals() == {"units scenes": 100.0}
 
 
 class LedgerMachine(RuleBasedStateMachine):
