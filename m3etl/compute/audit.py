@@ -1,10 +1,12 @@
 """What can be wrong with stored chips, found from the numbers alone: codes outside the table, values outside the
-physical range, blank and constant chips, chips that overlap, and splits that leak into each other."""
+physical range, blank, constant, saturated and shifted-offset chips, chips that overlap, splits that leak."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,17 @@ from m3etl.spec.modality import ArraySpec, Shape, Values, valid_of
 
 earth_radius_km = 6371.0088  # mean radius, IUGG
 learning_splits = ("train", "val", "test")
+scene_arrays = ("sentinel1", "sentinel2_l")
+saturated_share = 0.5
+limit_slack = 1e-6  # of a stored step: limits are quotients of physical numbers
+# Between these lie the darkest values of four or more bands of real L2A that kept the offset (1085 to 1241 in a chip
+# over Chile), and of no chip without it.
+offset_floor = (900.0, 1300.0)
+day_ms = 86_400_000
+anchor_tolerance_ms = 60_000  # gaps are recorded in days of six decimals
+scene_date_tolerance_ms = 3_600_000  # ids name the start of the data take or of the product, not of the granule
+
+_date_in_id = re.compile(r"(?<!\d)\d{8}T\d{6}(?!\d)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +62,14 @@ def find_in_chips(
         codes = np.array([item.code for item in spec.classes])
         unknown = np.asarray((valid & ~np.isin(flat, codes)).any(axis=1), dtype=np.bool_)
         marks.append(("unknown class", unknown, "a code outside the class table"))
-    if spec.shape is Shape.RASTER and spec.name.startswith(("sentinel1", "sentinel2_l")):
+    if spec.shape is Shape.RASTER and spec.name.startswith(scene_arrays):
         marks.append(("constant", _constant(flat, valid), "every observed pixel of the chip has the same value"))
+        top = (flat >= spec.stored_max - limit_slack) & valid
+        saturated = np.asarray(top.sum(axis=1) > saturated_share * np.maximum(1, valid.sum(axis=1)), dtype=np.bool_)
+        marks.append(("saturated", saturated, f"more than {saturated_share:.0%} of the values are at the upper limit"))
+    if spec.shape is Shape.RASTER and spec.name.startswith("sentinel2_l"):
+        jumped = np.array([_has_offset(spec, chip) for chip in stored], dtype=np.bool_)
+        marks.append(("offset jump", jumped, "dark pixels lie near 1000: the offset of baseline 04.00 was not removed"))
     return [
         Finding(check=check, array=spec.name, count=int(mark.sum()), example=chip_ids[int(mark.argmax())], meaning=text)
         for check, mark, text in marks
@@ -58,9 +77,27 @@ def find_in_chips(
     ]
 
 
+def _has_offset(spec: ArraySpec, stored: npt.NDArray[Any]) -> bool:
+    """Whether the darkest values of one chip (band, y, x) stand on the +1000 offset of processing baseline 04.00.
+
+    The cirrus band is all but black at the ground, so with it one look is enough. Without it: no band goes below the
+    offset and several stand on it; bright deserts rise from blue to short-wave infrared and do not.
+    """
+    floors = {}
+    for band, values in zip(spec.bands, stored, strict=True):
+        known = values[values != spec.fill]
+        if known.size:
+            floors[band] = float(np.quantile(known, 0.001))
+    if len(floors) < 4:
+        return False
+    low, high = offset_floor
+    if min(floors.values()) < low:
+        return False
+    return "B10" in floors or sum(floor <= high for floor in floors.values()) >= 4
+
+
 def _out_of_range(spec: ArraySpec, flat: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    slack = 0.0 if spec.fill is not None else 1e-6
-    outside = (flat < spec.stored_min - slack) | (flat > spec.stored_max + slack)
+    outside = (flat < spec.stored_min - limit_slack) | (flat > spec.stored_max + limit_slack)
     return np.asarray((outside & valid).any(axis=1), dtype=np.bool_)
 
 
@@ -112,3 +149,59 @@ def find_leaks(plan: Mapping[str, npt.NDArray[Any]], distance_km: float) -> list
     first = " and ".join(str(plan["chip_id"][inside[index]]) for index in leaking[0])
     meaning = f"chips of different splits are closer than {distance_km:g} km"
     return [Finding(check="leakage", array="", count=len(leaking), example=first, meaning=meaning)]
+
+
+def find_wrong_times(array: str, records: Sequence[tuple[str, str, int]]) -> list[Finding]:
+    """Recorded times that are not those of the recorded scene. records: (chip_id, asset id, UTC ms) of single scenes;
+    ids without a date and time are passed over.
+    """
+    wrong = []
+    for chip_id, scene_id, time_ms in records:
+        stamp = _date_in_id.search(scene_id.rpartition("/")[2])
+        if stamp is None:
+            continue
+        named = datetime.strptime(stamp.group(), "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        if abs(named.timestamp() * 1000 - time_ms) > scene_date_tolerance_ms:
+            wrong.append(chip_id)
+    if not wrong:
+        return []
+    meaning = "the recorded time is not that of the recorded scene"
+    return [Finding(check="swapped date", array=array, count=len(wrong), example=wrong[0], meaning=meaning)]
+
+
+def find_split_anchors(records: Mapping[str, Sequence[tuple[int, float]]]) -> list[Finding]:
+    """Chips whose arrays disagree on the anchor. records: by chip_id, (UTC ms, gap in days) of each array with both."""
+    wrong = []
+    for chip_id, times in records.items():
+        anchors = [time_ms - gap_days * day_ms for time_ms, gap_days in times]
+        if anchors and max(anchors) - min(anchors) > anchor_tolerance_ms:
+            wrong.append(chip_id)
+    if not wrong:
+        return []
+    meaning = "times and gaps of the chip's arrays lead to different anchor dates"
+    return [Finding(check="anchor", array="", count=len(wrong), example=wrong[0], meaning=meaning)]
+
+
+class RepeatedContent:
+    """Finds chips that hold the very same scene values as another chip; feed it every shard's checksums."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[bytes]] = {}
+
+    def find(self, array: str, checksums: Mapping[str, str]) -> list[Finding]:
+        """checksums: sha256 hex by chip_id of chips with observations of one array of scenes."""
+        if not array.startswith(scene_arrays):
+            return []
+        seen = self._seen.setdefault(array, set())
+        repeated = []
+        for chip_id, checksum in checksums.items():
+            short = bytes.fromhex(checksum[:24])
+            if short in seen:
+                repeated.append(chip_id)
+            seen.add(short)
+        if not repeated:
+            return []
+        meaning = "the values are, bit for bit, those of another chip"
+        return [
+            Finding(check="duplicated chip", array=array, count=len(repeated), example=repeated[0], meaning=meaning)
+        ]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from PIL import Image, ImageDraw, ImageFont
 
 from m3etl.campaign import write_atomically
@@ -95,6 +96,32 @@ def write_vector_chart(path: Path, spec: ArraySpec, stored: Stored) -> None:
             axes[index].hist(values[np.isfinite(values)], bins=24, color="#3b6ea5")
             axes[index].set_title(f"{band} [{spec.units}]", fontsize=7)
             axes[index].tick_params(labelsize=6)
+    _save(figure, path)
+
+
+def write_registration_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Where each array lies against the optical one: a point with its spread; rows as in the audit's report."""
+    measured = [row for row in rows if row["verdict"] != "too little detail in common"]
+    rest = [row["array"] for row in rows if row not in measured]
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    reach = 1.2 * max([1.0, *(max(abs(row["right [px]"]), abs(row["down [px]"])) for row in measured)])
+    axis.add_patch(Circle((0, 0), 0.5, fill=False, linestyle="--", color="#888888"))
+    axis.annotate("half a pixel", (0, -0.5), ha="center", va="top", fontsize=7, color="#666666")
+    for row in measured:
+        color = "#c0392b" if row["verdict"] == "shifted" else "#3b6ea5"
+        x, y = row["right [px]"], row["down [px]"]
+        axis.errorbar(x, y, xerr=row["spread [px]"], yerr=row["spread [px]"], fmt="o", ms=4, color=color)
+    labels = "\n".join(f"{row['array']}: {row['right [px]']:+.2f}, {row['down [px]']:+.2f}" for row in measured)
+    axis.text(1.03, 1.0, "right, down [px]\n" + labels, transform=axis.transAxes, va="top", fontsize=7)
+    if rest:
+        text = "too little detail in common:\n" + "\n".join(rest)
+        axis.text(1.03, 0.3, text, transform=axis.transAxes, va="top", fontsize=7, color="#666666")
+    axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal", xlabel="right [px]", ylabel="down [px]")
+    axis.set_title("Shift against the optical array", fontsize=10)
+    axis.axhline(0, lw=0.5, color="#bbbbbb", zorder=0)
+    axis.axvline(0, lw=0.5, color="#bbbbbb", zorder=0)
+    axis.tick_params(labelsize=7)
     _save(figure, path)
 
 

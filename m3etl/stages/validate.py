@@ -1,5 +1,5 @@
-"""The audit of a campaign: every stored chip against its checksum, its record and its declaration; the plan against
-overlaps and leakage; times against the anchor."""
+"""The audit of a campaign: every stored chip against its checksum, its record and its declaration; the arrays against
+each other; the plan against overlaps and leakage; times against the scenes and the anchor."""
 
 from __future__ import annotations
 
@@ -13,20 +13,31 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from m3etl.campaign import Campaign, write_atomically
-from m3etl.compute.audit import Finding, find_in_chips, find_leaks, find_overlaps
+from m3etl.campaign import Campaign, ensure_directory, write_atomically
+from m3etl.compute.audit import (
+    Finding,
+    RepeatedContent,
+    find_in_chips,
+    find_leaks,
+    find_overlaps,
+    find_split_anchors,
+    find_wrong_times,
+)
 from m3etl.errors import DamagedError, NothingSelectedError
+from m3etl.io.pictures import write_registration_chart
 from m3etl.io.plan import read_plan
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import ChipStore, open_store
 from m3etl.spec.modality import ArraySpec
+from m3etl.stages.registration import find_shifted, measure_registration
 from m3etl.stages.summary import Progress, Summary
 
 plan_columns = ("chip_id", "epsg", "xmin", "ymin", "xmax", "ymax", "lon", "lat", "split")
 
 
 def run_validate(campaign: Campaign, *, progress: Progress) -> Summary:
-    """Audit the campaign and write `validate.json`. `failed` counts kinds of defects; `findings` lists them.
+    """Audit the campaign and write `validate.json` and `previews/registration.png`. `failed` counts kinds of defects;
+    `findings` lists them, `registration` the shifts between arrays.
 
     Raises NothingSelectedError where there is nothing to audit. Damage is a finding, not an exception.
     """
@@ -39,6 +50,7 @@ def run_validate(campaign: Campaign, *, progress: Progress) -> Summary:
     found = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
     found += _audit_rows(store, plan)
     compared = 0
+    repeated = RepeatedContent()
     progress.start("validate", store.shard_count * len(store.specs))
     for shard in range(store.shard_count):
         if not _is_sealed(store, shard):
@@ -52,17 +64,24 @@ def run_validate(campaign: Campaign, *, progress: Progress) -> Summary:
             )
             records = read_provenance(campaign.provenance_path, [])
         compared += len(records)
-        found += _audit_record(store, shard, records)
+        found += _audit_record(store, shard, records) + _audit_times(records)
         for spec in store.specs.values():
             mine = records[records["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
             found += _audit_shard(store, spec, shard, mine) + _audit_gaps(spec, mine)
+            found += repeated.find(spec.name, _observed_checksums(mine))
             progress.advance(1, array=spec.name)
     progress.finish()
-    findings = _merged(found)
+    progress.say("registration: arrays are compared with the optical one")
+    measured = measure_registration(store, seed=campaign.config.sample.seed)
+    findings = _merged([*found, *find_shifted(measured)])
     report = [asdict(finding) for finding in findings]
     write_atomically(campaign.root / "validate.json", json.dumps(report, indent=1).encode())
     chips = int((store.chip_ids != "").sum())
     facts: dict[str, Any] = {"chips": chips, "arrays": len(store.specs), "checksums compared": compared}
+    if measured:
+        facts["registration"] = [item.as_row() for item in measured]
+        ensure_directory(campaign.previews_path)
+        write_registration_chart(campaign.previews_path / "registration.png", facts["registration"])
     if report:
         facts["findings"] = report
     errors = {f"{finding.check} {finding.array}".strip(): finding.count for finding in findings}
@@ -147,6 +166,32 @@ def _audit_gaps(spec: ArraySpec, records: pd.DataFrame) -> list[Finding]:
     meaning = f"the scene is further from the anchor than {spec.max_gap_days:g} days"
     example = str(late.index[0])
     return [Finding(check="time gap", array=spec.name, count=len(late), example=example, meaning=meaning)]
+
+
+def _audit_times(records: pd.DataFrame) -> list[Finding]:
+    """Times against the dates in scene ids, and against one anchor per chip."""
+    timed = records[records["time"].notna()]
+    found = []
+    for array, mine in timed.groupby("array"):
+        single = mine[mine["scene_ids"].map(len) == 1]
+        scenes = zip(single["chip_id"], single["scene_ids"].str[0], _milliseconds(single["time"]), strict=True)
+        found += find_wrong_times(str(array), list(scenes))
+    with_gap = timed[timed["gap_days"].notna()]
+    anchors: dict[str, list[tuple[int, float]]] = {}
+    moments = _milliseconds(with_gap["time"])
+    for chip_id, moment, gap in zip(with_gap["chip_id"], moments, with_gap["gap_days"], strict=True):
+        anchors.setdefault(chip_id, []).append((moment, gap))
+    return found + find_split_anchors(anchors)
+
+
+def _milliseconds(times: pd.Series) -> list[int]:
+    return [round(value.timestamp() * 1000) for value in times]
+
+
+def _observed_checksums(records: pd.DataFrame) -> dict[str, str]:
+    """Checksums of one array by chip, of the chips with observations."""
+    observed = records[(records["valid_fraction"] > 0) & records["checksum"].notna()]
+    return dict(zip(observed.index, observed["checksum"], strict=True))
 
 
 def _merged(findings: Iterable[Finding]) -> list[Finding]:

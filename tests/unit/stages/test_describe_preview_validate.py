@@ -76,7 +76,9 @@ def test_missing_and_double_records_are_found(campaign):
 
 def test_scene_beyond_the_gap_is_found(campaign):
     def late(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.loc[frame["array"] == "sentinel1_asc", "gap_days"] = 31.0
+        mine = frame["array"] == "sentinel1_asc"
+        frame.loc[mine, "gap_days"] = 31.0
+        frame.loc[mine, "time"] += pd.Timedelta(days=29.5)
         return frame
 
     change_records(campaign, 1, late)
@@ -118,3 +120,27 @@ def test_nothing_exported_yet(tmp_path, run):
     empty = create_campaign(tmp_path / "empty", CampaignConfig())
     with pytest.raises(NothingSelectedError, match="yet"):
         run(empty, progress=SilentProgress())
+
+
+def test_swapped_scene_dates_are_found(campaign):
+    def other_scene(frame: pd.DataFrame) -> pd.DataFrame:
+        mine = frame["array"] == "sentinel2_l2a"
+        scene = "COPERNICUS/S2_SR_HARMONIZED/20200601T103031_20200601T103025_T32TPS"
+        frame.loc[mine, "scene_ids"] = pd.Series([[scene]] * int(mine.sum()), index=frame.index[mine])
+        return frame
+
+    change_records(campaign, 0, other_scene)
+    summary, found = audit(campaign)
+    assert found == {("swapped date", "sentinel2_l2a")}
+    assert summary.errors == {"swapped date sentinel2_l2a": 4}
+
+
+def test_chip_with_the_values_of_another_is_found(campaign):
+    def repeat(frame: pd.DataFrame) -> pd.DataFrame:
+        mine = frame[frame["array"] == "sentinel2_l2a"].index
+        frame.loc[mine[1], "checksum"] = frame.loc[mine[0], "checksum"]
+        return frame
+
+    change_records(campaign, 0, repeat)
+    _, found = audit(campaign)
+    assert found == {("duplicated chip", "sentinel2_l2a"), ("checksum", "sentinel2_l2a")}
