@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 loopback_project = "m3etl-local"
 page_rows = 1000  # computeFeatures pages, https://developers.google.com/earth-engine/reference/rest/v1
 _pool_size = 64
+_quota_header = "x-earth-engine-quota-status"
 
 
 @dataclass(slots=True, kw_only=True)
 class Session:
     """An initialised client. api: the vendor's module; url: where requests go; embedded: our own child serves them.
 
-    local: the server is on this machine, so images that are not synthetic come from an archive.
+    local: the server is on this machine, so images that are not synthetic come from an archive. restricted: the service
+    has said that the project's compute quota is used up and that it serves fewer requests at a time.
     """
 
     api: Any
@@ -42,6 +45,8 @@ class Session:
     embedded: bool
     local: bool
     requests: int = 0
+    restricted: bool = False
+    _pixels: tuple[Any, Any] | None = None
     _tag: str = ""
     _high_volume: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -56,15 +61,33 @@ class Session:
         with translated(self.api):
             return self.api.data.computeValue(expression)
 
-    def compute_pixels(self, request: Mapping[str, Any]) -> bytes:
-        """The body of one computePixels request. Raises RequestFailed; what the bytes hold is for the caller to
-        check.
+    def compute_pixels(self, request: Mapping[str, Any] | str) -> bytes:
+        """The body of the answer to one computePixels request, given as the client takes it or as encoded JSON. Raises
+        RequestFailed; what the bytes hold is for the caller to check.
         """
         with self._lock:
             self.requests += 1
         with translated(self.api):
-            body = self.api.data.computePixels(dict(request))
-        return bytes(body)
+            if isinstance(request, str):
+                return bytes(self._send_encoded(request))
+            return bytes(self.api.data.computePixels(dict(request)))
+
+    def _send_encoded(self, body: str) -> Any:
+        # What the client's computePixels does after encoding: the same method of its resource, with its transport,
+        # login, headers and errors. The body is put in afterwards, since the client would encode a dictionary anew.
+        data = self.api.data
+        resource = data._get_state().cloud_api_resource_raw
+        if self._pixels is None or self._pixels[0] is not resource:
+            # Making the method takes longer than calling it; another deadline or URL brings another resource.
+            self._pixels = (resource, resource.projects().image().computePixels)
+        call = self._pixels[1](project=data._get_projects_path(), body={})
+        call.body, call.body_size = body, len(body)
+        return data._execute_cloud_call(call)
+
+    def note_headers(self, headers: Mapping[str, str]) -> None:
+        """Look at the headers of an answer; called for every one."""
+        if "parallelism_restricted=true" in headers.get(_quota_header, ""):
+            self.restricted = True
 
     def compute_features(self, collection: Any, tag: str = "m3etl-plan") -> Iterator[dict[str, Any]]:
         """Every feature of a collection as GeoJSON, page by page. Raises RequestFailed."""
@@ -82,13 +105,25 @@ class Session:
             if not token:
                 return
 
+    @contextlib.contextmanager
+    def profiled(self) -> Iterator[list[str]]:
+        """Asks for the profiles of this thread's calls in the block; the list holds their ids at its end."""
+        ids: list[str] = []
+        with self.api.data.profiling(ids.append):
+            yield ids
+
+    def eecu_seconds(self, profile_id: str) -> float:
+        """EECU-seconds of a profiled call. Raises RequestFailed."""
+        profiles = self.api.ApiFunction.lookup("Profile.getProfiles")
+        return profile_total_s(self.compute_value(profiles.call(ids=[profile_id])))
+
     def use_high_volume(self) -> None:
         """Send what follows to the endpoint for many small requests (the real service only): pixels belong there."""
         if self.url or self._high_volume:
             return
         with translated(self.api):
             self.api.Initialize(url=self.api.data.HIGH_VOLUME_API_BASE_URL, project=self.project or None)
-        _widen_pool(self.api)
+        _take_over_answers(self)
         self._high_volume = True
 
 
@@ -128,7 +163,6 @@ def open_session(
         _initialize(api, address, project, local=local)
         api.data.setMaxRetries(0)
         api.data.setDeadline(deadline_s * 1000)
-        _widen_pool(api)
         session = Session(
             api=api,
             url=address,
@@ -136,6 +170,8 @@ def open_session(
             embedded=embedded,
             local=local,
         )
+        _take_over_answers(session)
+        _watch_quota(session)
         if need_high_volume:
             session.use_high_volume()
         yield session
@@ -222,16 +258,57 @@ def _bypass_proxy() -> None:
     os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost", "::1"]))
 
 
-def _widen_pool(api: Any) -> None:
-    # The client's HTTP session keeps 10 connections; 40 requests in flight would reconnect all the time.
-    session = getattr(api.data._get_state(), "requests_session", None)
-    if session is None:
+def _take_over_answers(session: Session) -> None:
+    # The client's HTTP session keeps 10 connections and reads answers in small pieces, see io.transport.
+    http = getattr(session.api.data._get_state(), "requests_session", None)
+    if http is None:
         return
-    from requests.adapters import HTTPAdapter
+    from m3etl.io.transport import WholeAnswers
 
-    adapter = HTTPAdapter(pool_connections=4, pool_maxsize=_pool_size)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
+    adapter = WholeAnswers(connections=_pool_size, on_headers=session.note_headers)
+    http.mount("http://", adapter)
+    http.mount("https://", adapter)
+    # The session remembers it and the run says it once; the client would warn in a thread at every answer.
+    warnings.filterwarnings("ignore", "Your project has exceeded its noncommercial compute quota")
+
+
+def _watch_quota(session: Session) -> None:
+    # The client says it with a Python warning per answer; told once, by the stage, it is of more use.
+    warnings.filterwarnings("ignore", "Your project has exceeded its noncommercial compute quota")
+    transport = getattr(session.api.data._get_state(), "requests_session", None)
+    if transport is None:
+        return
+
+    def note(response: Any, *arguments: Any, **options: Any) -> None:
+        if quota_is_restricted(response.headers):
+            session.restricted = True
+
+    transport.hooks["response"].append(note)
+
+
+def quota_is_restricted(headers: Mapping[str, str]) -> bool:
+    """Whether the headers of an answer say that the project is in restricted mode.
+
+    See https://developers.google.com/earth-engine/guides/noncommercial_tiers#restricted_mode.
+    """
+    return "parallelism_restricted=true" in headers.get("x-earth-engine-quota-status", "")
+
+
+def profile_total_s(text: str) -> float:
+    """EECU-seconds of a profile as the service prints it: a heading, then a row per operation, `-` for no cost.
+
+    Raises RequestFailed for anything else.
+    """
+    heading, *rows = text.splitlines() or [""]
+    if "EECU" not in heading:
+        message = f"the profile is not what was asked for: {text[:80]!r}"
+        raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message))
+    costs = (row.split(maxsplit=1)[0] for row in rows if row.strip())
+    return sum(float(cost) for cost in costs if _is_number(cost))
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
 
 
 def _is_login_problem(error: Exception) -> bool:

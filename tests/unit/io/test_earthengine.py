@@ -11,7 +11,7 @@ from fakes.scenery import Scene, session_over
 from google.auth.exceptions import RefreshError, TransportError
 
 from m3etl.errors import AuthenticationError, InputError, MissingExtraError, RemoteError
-from m3etl.io.earthengine import is_loopback, open_session, read_ecoregions, translated
+from m3etl.io.earthengine import is_loopback, open_session, profile_total_s, read_ecoregions, translated
 from m3etl.io.outcomes import Kind, RequestFailed
 
 image = Scene("COPERNICUS/S2_SR_HARMONIZED/x", {"B4": ("uint16", lambda x, y: 0 * x + 7)})
@@ -49,6 +49,38 @@ def test_retry_after_reaches_the_failure(tmp_path):
         session.compute_value(session.api.Number(1).add(1))
     assert caught.value.failure.retry_after_s == 3.0
     assert caught.value.failure.status == 429
+
+
+def test_a_profile_says_what_a_call_has_cost(tmp_path):
+    with session_over([image], tmp_path) as session:
+        number = session.api.Number(1)
+        with session.profiled() as ids:
+            session.compute_value(number.add(1))
+            session.compute_value(number.add(2))
+        session.compute_value(number.add(3))
+        assert len(ids) == 2
+        assert 0 <= session.eecu_seconds(ids[0]) < 1
+        assert session.requests == 4
+
+
+def test_the_rows_of_a_profile_add_up():
+    text = (
+        " EECU·s PeakMem  Count  Description\n  0.072     47k     44  (plumbing)\n"
+        "  1.500    124k     14  Algorithm Image.reduceRegion\n      -     59k     12  Loading assets: A/B\n"
+    )
+    assert profile_total_s(text) == pytest.approx(1.572)
+    with pytest.raises(RequestFailed, match="not what was asked for"):
+        profile_total_s("<html>busy</html>")
+
+
+def test_restricted_mode_is_noticed_without_a_warning(tmp_path):
+    headers = {"x-earth-engine-quota-status": "parallelism_restricted=true"}
+    faults = {"rules": [{"path": "value:compute", "headers": headers, "calls": {"after": 1}}]}
+    with session_over([image], tmp_path, faults=faults) as session:
+        session.compute_value(session.api.Number(1))
+        assert not session.restricted
+        session.compute_value(session.api.Number(1))
+        assert session.restricted
 
 
 def test_pixels_come_as_bytes_and_pages_as_features(tmp_path):
