@@ -121,7 +121,8 @@ def cross_spectrum(reference: npt.NDArray[np.float32], other: npt.NDArray[np.flo
     height, width = reference.shape
     window = np.hanning(height + 2)[1:-1, None] * np.hanning(width + 2)[None, 1:-1]
     product = np.fft.rfft2(other * window) * np.conj(np.fft.rfft2(reference * window))
-    return (product / (np.abs(product) + 1e-6 * np.abs(product).max() + 1e-20)).astype(np.complex64)
+    modulus = np.abs(product)
+    return np.asarray(product / (modulus + 1e-6 * modulus.max() + 1e-20), dtype=np.complex64)
 
 
 def measure_shift(spectra: npt.NDArray[np.complex64], *, side: int, rng: np.random.Generator) -> Shift | None:
