@@ -171,7 +171,6 @@ def open_session(
             local=local,
         )
         _take_over_answers(session)
-        _watch_quota(session)
         if need_high_volume:
             session.use_high_volume()
         yield session
@@ -270,28 +269,6 @@ def _take_over_answers(session: Session) -> None:
     http.mount("https://", adapter)
     # The session remembers it and the run says it once; the client would warn in a thread at every answer.
     warnings.filterwarnings("ignore", "Your project has exceeded its noncommercial compute quota")
-
-
-def _watch_quota(session: Session) -> None:
-    # The client says it with a Python warning per answer; told once, by the stage, it is of more use.
-    warnings.filterwarnings("ignore", "Your project has exceeded its noncommercial compute quota")
-    transport = getattr(session.api.data._get_state(), "requests_session", None)
-    if transport is None:
-        return
-
-    def note(response: Any, *arguments: Any, **options: Any) -> None:
-        if quota_is_restricted(response.headers):
-            session.restricted = True
-
-    transport.hooks["response"].append(note)
-
-
-def quota_is_restricted(headers: Mapping[str, str]) -> bool:
-    """Whether the headers of an answer say that the project is in restricted mode.
-
-    See https://developers.google.com/earth-engine/guides/noncommercial_tiers#restricted_mode.
-    """
-    return "parallelism_restricted=true" in headers.get("x-earth-engine-quota-status", "")
 
 
 def profile_total_s(text: str) -> float:
