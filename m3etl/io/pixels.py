@@ -1,36 +1,28 @@
-"""The pixel lane: what is asked for a chip in how many requests, the check of what comes back, and the landing of
-whole chips.
-"""
+"""The pixel lane: what is asked for a chip in how many requests, and the landing of whole chips."""
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pyproj import Transformer
-
-from m3etl.io.outcomes import Failure, Kind, RequestFailed
-from m3etl.io.recipes import ChipGrid, Window, check_fields, check_scale, chip_tag, pixel_m, pixel_request
+from m3etl.io.answers import Array as Array
+from m3etl.io.answers import arrays_of as arrays_of
+from m3etl.io.answers import read_answer as read_answer
+from m3etl.io.outcomes import Failure, Kind
+from m3etl.io.recipes import ChipGrid, Window, pixel_request
 from m3etl.io.segments import Part
 from m3etl.spec.jobs import (
     ArrayScenes,
     ArrayStatus,
-    field_name,
     max_request_bands,
     max_request_bytes,
     request_bytes,
 )
-from m3etl.spec.modality import ArraySpec, Shape, Temporal, Values, valid_of
+from m3etl.spec.modality import ArraySpec, Shape, Temporal
 
-Array = npt.NDArray[Any]
-promise_floor = 0.5  # where planning promised at least this much, a response without any value is wrong
 least_rows = 16
-check_tolerance = 20  # 1e-7 degrees: 0.2 m, far below a pixel and far above rounding
 check_bytes = 15  # three int32 bands and their mask bytes
 tag = "m3etl-pixels"
 
@@ -121,7 +113,7 @@ def expression_of(request: PixelRequest) -> dict[str, Any]:
 
 
 def _request(job: PixelJob, arrays: tuple[str, ...], check: bool) -> PixelRequest:
-    side = max(job.specs[name].pixels(job.chip.chip_m) for name in arrays)
+    side = max(job.chip.pixels(job.specs[name]) for name in arrays)
     return PixelRequest(job=job, arrays=arrays, window=Window(width=side, top=0, bottom=side), check=check)
 
 
@@ -139,125 +131,6 @@ def _within_limits(request: PixelRequest) -> list[PixelRequest]:
     if parts is None:
         return [request]
     return [fitting for part in parts for fitting in _within_limits(part)]
-
-
-# --- what comes back --------------------------------------------------------------------------------------------------
-
-
-def read_answer(request: PixelRequest, body: bytes) -> dict[str, float]:
-    """Valid fraction of each array in an answer that is what was asked for; RequestFailed for anything else."""
-    fields = _structured(body)
-    _check_layout(request, fields)
-    if request.check:
-        _check_position(request, fields)
-    valid = {}
-    for name in request.arrays:
-        spec = request.job.specs[name]
-        valid[name] = _check_values(request, spec, _array_of(spec, request, fields))
-    return valid
-
-
-def arrays_of(
-    parts: Sequence[Part], specs: Mapping[str, ArraySpec], chip: ChipGrid, absent: Mapping[str, ArrayStatus]
-) -> dict[str, Array]:
-    """The arrays of one landed chip from its parts, of stored dtype and chip_shape; arrays in `absent` are left out."""
-    found: dict[str, Array] = {}
-    for part in parts:
-        asked = part.asked
-        window = Window(width=asked["width"], top=asked["top"], bottom=asked["bottom"])
-        fields = _structured(part.body)
-        for name in asked["arrays"]:
-            if name in absent:
-                continue
-            spec = specs[name]
-            values = found.setdefault(name, np.full(spec.chip_shape(chip.chip_m), spec.fill_value(), dtype=spec.dtype))
-            side = values.shape[-1]
-            bottom = min(window.bottom, side)
-            for index, band in enumerate(spec.bands):
-                column = fields[field_name(name, band)]
-                values[index, window.top : bottom] = column[: bottom - window.top, :side]
-    return found
-
-
-def _structured(body: bytes) -> Array:
-    if not body.startswith(b"\x93NUMPY"):
-        start = body[:40].decode("ascii", "replace")
-        raise _failed(Kind.TRANSIENT, f"the answer is no NPY file; it starts with {start!r} and has {len(body)} bytes")
-    stream = io.BytesIO(body)
-    try:
-        values = np.load(stream, allow_pickle=False, max_header_size=1 << 20)
-    except (ValueError, EOFError, OSError, SyntaxError) as error:
-        raise _failed(Kind.TRANSIENT, f"the answer is cut short or damaged: {error}") from error
-    if stream.read(1):
-        raise _failed(Kind.WRONG, "the answer has bytes beyond its pixels")
-    return np.asarray(values)
-
-
-def _check_layout(request: PixelRequest, fields: Array) -> None:
-    window = request.window
-    shape = (window.bottom - window.top, window.width)
-    if fields.shape != shape:
-        raise _failed(Kind.WRONG, f"asked for {shape} pixels, got {fields.shape}")
-    job = request.job
-    wanted = {
-        field_name(name, band): np.dtype(job.specs[name].dtype)
-        for name in request.arrays
-        for band in job.specs[name].bands
-    }
-    if request.check:
-        wanted.update(dict.fromkeys(check_fields, np.dtype("int32")))
-    found = {name: fields.dtype[name] for name in fields.dtype.names or ()}
-    if found.keys() != wanted.keys():
-        differing = sorted(found.keys() ^ wanted.keys())
-        raise _failed(Kind.WRONG, f"bands differ from what was asked for: {', '.join(differing[:5])}")
-    for name, dtype in wanted.items():
-        if found[name].newbyteorder("=") != dtype:
-            raise _failed(Kind.WRONG, f"{name} should be {dtype}, got {found[name]}")
-
-
-def _check_position(request: PixelRequest, fields: Array) -> None:
-    chip, window = request.job.chip, request.window
-    lon_field, lat_field, tag_field = check_fields
-    if (fields[tag_field] != chip_tag(chip.chip_id)).any():
-        raise _failed(Kind.WRONG, "the answer belongs to another chip")
-    x = chip.xmin + (np.arange(window.width) + 0.5) * pixel_m
-    y = chip.ymax - (np.arange(window.top, window.bottom) + 0.5) * pixel_m
-    to_lonlat = Transformer.from_crs(f"EPSG:{chip.epsg}", "EPSG:4326", always_xy=True)
-    lon, lat = to_lonlat.transform(*np.meshgrid(x, y))
-    turn = 360 * check_scale
-    lon_error = (fields[lon_field].astype(np.int64) - np.rint(lon * check_scale) + turn // 2) % turn - turn // 2
-    lat_error = fields[lat_field].astype(np.int64) - np.rint(lat * check_scale)
-    farthest = max(np.abs(lon_error * np.cos(np.radians(lat))).max(), np.abs(lat_error).max())
-    if farthest > check_tolerance:
-        raise _failed(Kind.WRONG, f"pixels lie up to {farthest / check_scale * 111_320:.1f} m off the chip's grid")
-
-
-def _check_values(request: PixelRequest, spec: ArraySpec, values: Array) -> float:
-    valid = valid_of(spec, values)
-    known = values[valid]
-    if known.size and spec.classes and spec.values is Values.CLASSES:
-        codes = np.array([item.code for item in spec.classes])
-        strange = np.setdiff1d(np.unique(known), codes)
-        if strange.size:
-            raise _failed(Kind.WRONG, f"{spec.name} has codes that are no class: {strange[:5].tolist()}")
-    elif known.size and not (known.min() >= spec.stored_min - 1e-6 and known.max() <= spec.stored_max + 1e-6):
-        raise _failed(Kind.WRONG, f"{spec.name} has values outside its range: {known.min()} to {known.max()}")
-    fraction = float(valid.any(axis=0).mean())
-    promised = request.job.scenes[spec.name].valid_fraction
-    whole = request.window.top == 0 and request.window.bottom >= spec.pixels(request.job.chip.chip_m)
-    if whole and promised is not None and promised >= promise_floor and fraction == 0:
-        raise _failed(Kind.WRONG, f"{spec.name} is all fill where planning promised {promised:.0%}")
-    return fraction
-
-
-def _array_of(spec: ArraySpec, request: PixelRequest, fields: Array) -> Array:
-    side = spec.pixels(request.job.chip.chip_m)
-    rows = max(0, min(request.window.bottom, side) - request.window.top)
-    return np.stack([fields[field_name(spec.name, band)][:rows, :side] for band in spec.bands])
-
-
-def _failed(kind: Kind, message: str) -> RequestFailed:
-    return RequestFailed(Failure(kind=kind, message=message))
 
 
 # --- whole chips ------------------------------------------------------------------------------------------------------

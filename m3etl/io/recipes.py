@@ -7,6 +7,7 @@ then `_stored`: round, clamp (classes: mask), unmask to the fill (outside footpr
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -38,18 +39,35 @@ _cloud_score = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChipGrid:
-    """Where a chip lies: EPSG code, upper-left corner in metres, pixels of 10 m a side."""
+    """Where a chip lies, or a square block of chips: EPSG code, upper-left corner in metres, pixels of 10 m a side of
+    one chip, chips a side.
+    """
 
     chip_id: str
     epsg: int
     xmin: float
     ymax: float
     chip_px: int
+    chips: int = 1
 
     @property
     def chip_m(self) -> float:
-        """Side in metres."""
+        """Side of one chip in metres."""
         return self.chip_px * pixel_m
+
+    @property
+    def side_m(self) -> float:
+        """Side of the whole square in metres."""
+        return self.chips * self.chip_m
+
+    @property
+    def side_px(self) -> int:
+        """Side of the whole square in pixels of 10 m."""
+        return self.chips * self.chip_px
+
+    def pixels(self, spec: ArraySpec) -> int:
+        """Pixels a side that an array has over the whole square; every chip keeps its own grid."""
+        return self.chips * spec.pixels(self.chip_m)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,15 +112,20 @@ def pixel_request(
     }
 
 
+def encode_request(request: Mapping[str, Any]) -> str:
+    """The JSON body that the client's own `computePixels` sends for a request."""
+    return json.dumps({**request, "expression": ee.serializer.encode(request["expression"], for_cloud_api=True)})
+
+
 def array_image(chip: ChipGrid, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     """One array as an image on the chip's grid: bands named as in the response, in stored dtype, fill where nothing
     was observed.
     """
     image = stored_image(spec, scene_ids)
-    side = spec.pixels(chip.chip_m)
-    if side == chip.chip_px:
+    side = chip.pixels(spec)
+    if side == chip.side_px:
         return image
-    pixel = chip.chip_m / side
+    pixel = chip.side_m / side
     crs = f"EPSG:{chip.epsg}"
     coarse = [pixel, 0, chip.xmin, 0, -pixel, chip.ymax]
     fine = [pixel_m, 0, chip.xmin, 0, -pixel_m, chip.ymax]
@@ -214,13 +237,11 @@ def canopy_height(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
 
 
 def dynamic_world(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
-    """Most frequent label over exactly these images, nearest."""
-
-    def load(scene_id: Any) -> Image:  # mapped on the server: a graph node per image would cost the client milliseconds
-        return ee.Image.load(ee.String(scene_id)).select(list(spec.bands))
-
-    images = ee.ImageCollection(ee.List(list(scene_ids)).map(load))
-    return images.mode().rename(list(spec.bands))
+    """Most frequent label over exactly these images, nearest. Each is named: an id computed on the server may not load
+    there.
+    """
+    images = ee.ImageCollection([ee.Image(scene_id) for scene_id in scene_ids])
+    return images.select(list(spec.bands)).mode().rename(list(spec.bands))
 
 
 def worldcover(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
@@ -230,6 +251,7 @@ def worldcover(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
 
 
 Recipe = Callable[[ArraySpec, Sequence[str]], Image]
+list_recipes = frozenset({"dynamic_world"})  # take any number of images in one list
 
 recipes: Mapping[str, Recipe] = {
     "sentinel2": sentinel2,

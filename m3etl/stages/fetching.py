@@ -7,20 +7,34 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from m3etl.campaign import Campaign
+from m3etl.io.answers import read_answer
+from m3etl.io.bodies import RequestBodies
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
 from m3etl.io.ledger import LandedChip, Ledger
 from m3etl.io.outcomes import Failure, Kind
-from m3etl.io.pixels import Chips, PixelJob, PixelRequest, WholeChip, expression_of, read_answer
+from m3etl.io.pixels import Chips, PixelJob, PixelRequest, WholeChip
 from m3etl.io.segments import SegmentWriter
 from m3etl.spec.modality import Shape
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
 from m3etl.stages.tile import Layout, Sealer
+
+
+class Lane(Protocol):
+    """Brings every open chip. landed, nbytes: chips and bytes of this run so far."""
+
+    @property
+    def landed(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def run(self) -> None: ...
 
 
 class PixelLane:
@@ -40,8 +54,10 @@ class PixelLane:
         counts: FlowCounts,
         progress: Progress,
         stop: threading.Event,
+        base_wait_s: float = 1.0,
     ) -> None:
         self._campaign = campaign
+        self._base_wait_s = base_wait_s
         self._session = session
         self._ledger = ledger
         self._layout = layout
@@ -51,18 +67,19 @@ class PixelLane:
         self._stop = stop
         self._writer = SegmentWriter(campaign.raw_path)
         self._chips = Chips(fail=self._fail)
+        self._bodies = RequestBodies()
         self._rasters = [name for name, spec in layout.specs.items() if spec.shape is Shape.RASTER]
         self.landed = 0
         self.nbytes = 0
 
-    def run(self, *, base_wait_s: float = 1.0) -> None:
+    def run(self) -> None:
         """Fetch every open chip. Raises RemoteError when the run can't go on; returns early when `stop` is set."""
         config = self._campaign.config.export
         pace = Pace(
             requests_per_second=config.requests_per_second,
             max_in_flight=config.max_in_flight,
             max_attempts=config.max_attempts,
-            base_wait_s=base_wait_s,
+            base_wait_s=self._base_wait_s,
         )
         flow: Flow[PixelRequest] = Flow(
             send=self._send,
@@ -100,7 +117,7 @@ class PixelLane:
             after = records[-1].row
 
     def _send(self, request: PixelRequest) -> tuple[bytes, dict[str, float]]:
-        body = self._session.compute_pixels(expression_of(request))
+        body = self._session.compute_pixels(self._bodies.body(request))
         return body, read_answer(request, body)
 
     def _land(self, answers: Sequence[tuple[PixelRequest, Any]]) -> None:

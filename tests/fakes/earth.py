@@ -211,4 +211,4 @@ def install(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(planning, "scenes_expression", scenes)
     monkeypatch.setattr(planning, "companions_expression", companions)
-    monkeypatch.setattr(fetching, "expression_of", lambda request: request)
+    monkeypatch.setattr(fetching.RequestBodies, "body", lambda self, request: request)
