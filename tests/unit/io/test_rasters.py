@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from m3etl.compute.grids import PixelWindow
 from m3etl.errors import InputError, RemoteError
 from m3etl.io import rasters
-from m3etl.io.rasters import describe_raster, gdal_name, read_windows
+from m3etl.io.geotiffs import gdal_name
+from m3etl.io.rasters import describe_raster, read_windows
 
 
 def window(column, row, width=32, height=32):
@@ -72,8 +73,8 @@ def test_every_block_is_read_once_however_the_chips_lie(tmp_path, monkeypatch):
     described = describe_raster(write_geotiff(tmp_path / "a.tif", values))
     monkeypatch.setattr(rasters, "read_bytes", 1)  # groups of one block
     seen = []
-    read = rasters._read
-    monkeypatch.setattr(rasters, "_read", lambda layout, wanted: seen.append(wanted.box) or read(layout, wanted))
+    read = rasters.read_box
+    monkeypatch.setattr(rasters, "read_box", lambda raster, bands, box: seen.append(box) or read(raster, bands, box))
     places = np.random.default_rng(0).permutation(60).tolist()
     windows = [window(3 + 32 * (place % 7), 5 + 25 * (place // 7)) for place in places]
     for wanted, item in zip(windows, read_windows([described], windows), strict=True):
