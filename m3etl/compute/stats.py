@@ -1,12 +1,12 @@
-"""Statistics by counting stored values: parts merge exactly, in any order, and every figure follows from the counts.
+"""Statistics by counting: parts merge exactly, in any order, and every figure follows from the merged parts alone.
 
-Integers of 8 and 16 bits are counted in full. Other values are counted as they are in vectors; in float pictures they
-are first rounded to 12 bits of mantissa, a relative error of at most 1.3e-4.
+Integers of 8 and 16 bits are counted in full, so that everything about them is exact. For other numbers count, mean,
+deviation, smallest and largest are exact (floats as float32); percentiles and the moments of logarithms are exact up to
+65,536 different values and come from values rounded to 12 bits of mantissa beyond, a relative error of at most 1.3e-4.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,87 +14,130 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from m3etl.spec.modality import ArraySpec, Shape, Transform, Values
+from m3etl.compute.moments import Moments, moments_of, moments_of_table, most_values
+from m3etl.spec.modality import ArraySpec, Transform, Values
 
 percentiles = {"p01": 1, "p25": 25, "p50": 50, "p75": 75, "p99": 99}
-dropped_bits = 11  # of the 23 bits of a float32 mantissa
-most_pending = 1 << 20
+most_exact = 1 << 16  # different values of a band that are told apart
+dropped_bits = 11  # of the 23 bits of a float32 mantissa, when there are more
+ways = 4  # counters of a byte: neighbours are often equal, and one counter would wait for itself
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 Table = tuple[Array, npt.NDArray[np.int64]]
 
 
 class DenseCounts:
-    """Counts of every number of an 8- or 16-bit integer type, per band: int64 (band, 2**bits)."""
+    """Counts of every bit pattern of an 8- or 16-bit integer type, per band: int64 (band, 2**bits), fill included.
 
-    def __init__(self, spec: ArraySpec, counts: npt.NDArray[np.int64] | None = None) -> None:
-        dtype = np.dtype(spec.dtype)
+    As a part that travels between processes it is only as large as the patterns that occur.
+    """
+
+    def __init__(self, spec: ArraySpec) -> None:
         self._spec = spec
-        self._unsigned = np.dtype(f"u{dtype.itemsize}")
-        self._lowest = int(np.iinfo(dtype).min)
-        size = 1 << (8 * dtype.itemsize)
-        self.counts = np.zeros((len(spec.bands), size), dtype=np.int64) if counts is None else counts
+        self._dtype = np.dtype(spec.dtype)
+        self._unsigned = np.dtype(f"u{self._dtype.itemsize}")
+        self.counts = np.zeros((len(spec.bands), 1 << (8 * self._dtype.itemsize)), dtype=np.int64)
 
-    def add(self, chip: Array, usable: npt.NDArray[np.bool_] | None = None) -> None:
+    def __reduce__(self) -> tuple[Any, ...]:
+        places = np.flatnonzero(self.counts)
+        return _dense_from_places, (self._spec, places, self.counts.reshape(-1)[places])
+
+    def add(self, chip: Array, usable: Mask | None = None) -> None:
         """Count one chip, (band, y, x) or (feature,); `usable` (y, x) leaves pixels out, fill is always left out."""
         flat = np.ascontiguousarray(chip).reshape(len(self._spec.bands), -1).view(self._unsigned)
         taken = np.ones(flat.shape[1], dtype=np.bool_) if usable is None else usable.reshape(-1)
-        fill = -1 if self._spec.fill is None else self._spec.fill - self._lowest
-        _count(flat, taken, -self._lowest, fill, self.counts)
+        (_count_bytes if self._unsigned.itemsize == 1 else _count)(flat, taken, self.counts)
 
     def merge(self, other: DenseCounts) -> DenseCounts:
         """Both counted together."""
-        return DenseCounts(self._spec, self.counts + other.counts)
+        merged = DenseCounts(self._spec)
+        np.add(self.counts, other.counts, out=merged.counts)
+        return merged
 
     def table(self, band: int) -> Table:
-        """The stored values of one band that occur, ascending, and how often."""
+        """The stored values of one band that occur, ascending, and how often; without fill."""
         present = np.flatnonzero(self.counts[band])
-        return present + self._lowest, self.counts[band, present]
+        values = present.astype(self._unsigned).view(self._dtype).astype(np.int64)
+        order = np.argsort(values)
+        if self._spec.fill is not None:
+            order = order[values[order] != self._spec.fill]
+        return values[order], self.counts[band, present[order]]
+
+    def moments(self, band: int) -> Moments:
+        """Exact moments of one band."""
+        return moments_of_table(*self.table(band))
 
 
 class SparseCounts:
-    """Counts of the numbers that occur, per band: for floats and wide integers."""
+    """Exact moments and a table of values, per band: for floats and wide integers. Its size is bounded.
 
-    def __init__(self, spec: ArraySpec, tables: list[Table] | None = None) -> None:
+    A table of too many values is rounded. The whole never has fewer than its parts, so the order does not matter.
+    """
+
+    def __init__(self, spec: ArraySpec) -> None:
         self._spec = spec
-        self._rounded = spec.shape is Shape.RASTER and np.dtype(spec.dtype).kind == "f"
-        empty: Table = (np.empty(0, dtype=spec.dtype), np.empty(0, dtype=np.int64))
-        self._tables = [empty] * len(spec.bands) if tables is None else tables
+        empty: Table = (np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int64))
+        self._tables = [empty] * len(spec.bands)
+        self._is_rounded = [False] * len(spec.bands)
+        self._moments = [Moments()] * len(spec.bands)
         self._pending: list[list[Array]] = [[] for _ in spec.bands]
         self._pending_size = 0
 
-    def add(self, chip: Array, usable: npt.NDArray[np.bool_] | None = None) -> None:
+    def add(self, chip: Array, usable: Mask | None = None) -> None:
         """Count one chip, (band, y, x) or (feature,); `usable` (y, x) leaves pixels out, fill is always left out."""
         flat = chip.reshape(len(self._spec.bands), -1)
         for band, values in enumerate(flat if usable is None else flat[:, usable.reshape(-1)]):
-            kept = values[np.isfinite(values)] if self._spec.fill is None else values[values != self._spec.fill]
-            if self._rounded:
-                kept = _rounded(kept)
-            self._pending[band].append(kept)
-            self._pending_size += kept.size
-        if self._pending_size > most_pending:
+            known = np.isfinite(values) if self._spec.fill is None else values != self._spec.fill
+            self._pending[band].append(values[known])
+        self._pending_size += flat.size
+        if self._pending_size > most_values:
             self._settle()
 
     def merge(self, other: SparseCounts) -> SparseCounts:
         """Both counted together."""
         self._settle()
         other._settle()
-        return SparseCounts(self._spec, [_joined(a, b) for a, b in zip(self._tables, other._tables, strict=True)])
+        merged = SparseCounts(self._spec)
+        for part in (self, other):
+            for band, (table, moments) in enumerate(zip(part._tables, part._moments, strict=True)):
+                merged._is_rounded[band] |= part._is_rounded[band]
+                merged._moments[band] += moments
+                merged._join(band, table)
+        return merged
 
     def table(self, band: int) -> Table:
-        """The stored values of one band that occur, ascending, and how often."""
+        """The values of one band that occur, ascending and perhaps rounded, and how often."""
         self._settle()
         return self._tables[band]
 
+    def moments(self, band: int) -> Moments:
+        """Exact moments of one band."""
+        self._settle()
+        return self._moments[band]
+
     def _settle(self) -> None:
         for band, parts in enumerate(self._pending):
-            if parts:
-                values, counts = np.unique(
-                    np.concatenate(parts) + self._tables[band][0].dtype.type(0), return_counts=True
-                )
-                self._tables[band] = _joined(self._tables[band], (values, counts.astype(np.int64)))
-                parts.clear()
+            values = np.concatenate(parts) if parts else np.empty(0, dtype=self._spec.dtype)
+            parts.clear()
+            for first in range(0, values.size, most_values):
+                self._take(band, values[first : first + most_values])
         self._pending_size = 0
+
+    def _take(self, band: int, values: Array) -> None:
+        single = values.astype(np.float32)
+        is_wide_integer = values.dtype.kind in "iu" and values.dtype.itemsize <= 4
+        self._moments[band] += moments_of(values if is_wide_integer else single)
+        self._join(band, (single + np.float32(0), np.ones(single.size, dtype=np.int64)))  # -0 becomes 0
+
+    def _join(self, band: int, table: Table) -> None:
+        values, counts = (np.concatenate(pair) for pair in zip(self._tables[band], table, strict=True))
+        if not self._is_rounded[band]:
+            self._tables[band] = _unique(values, counts)
+            self._is_rounded[band] = self._tables[band][0].size > most_exact
+            values, counts = self._tables[band]
+        if self._is_rounded[band]:
+            self._tables[band] = _unique(_rounded(values), counts)
 
 
 Counts = DenseCounts | SparseCounts
@@ -123,52 +166,42 @@ def summarise(spec: ArraySpec, counts: Counts) -> dict[str, dict[str, Any]]:
     logarithmic have log_scale, log_mean and log_std of log(1 + x / log_scale) as well. classes: {count, codes: {code:
     count}}.
     """
-    describe = _describe_classes if spec.values is Values.CLASSES else _describe_numbers
-    return {band: describe(spec, counts.table(position)) for position, band in enumerate(spec.bands)}
+    if spec.values is Values.CLASSES:
+        return {band: _describe_classes(counts.table(place)) for place, band in enumerate(spec.bands)}
+    return {
+        band: _describe_numbers(spec, counts.table(place), counts.moments(place))
+        for place, band in enumerate(spec.bands)
+    }
 
 
-def _describe_classes(spec: ArraySpec, table: Table) -> dict[str, Any]:
-    values, counts = table
-    codes = {str(code): count for code, count in zip(values.tolist(), counts.tolist(), strict=True)}
-    return {"count": int(counts.sum()), "codes": codes}
+def _describe_classes(table: Table) -> dict[str, Any]:
+    codes = {str(int(code)): count for code, count in zip(table[0].tolist(), table[1].tolist(), strict=True)}
+    return {"count": int(table[1].sum()), "codes": codes}
 
 
-def _describe_numbers(spec: ArraySpec, table: Table) -> dict[str, Any]:
-    values, counts = table
-    total = int(counts.sum())
+def _describe_numbers(spec: ArraySpec, table: Table, moments: Moments) -> dict[str, Any]:
     names = ["mean", "std", "min", "max", *percentiles]
     logarithmic = spec.transform is Transform.LOG_ZSCORE
     if logarithmic:
         names += ["log_scale", "log_mean", "log_std"]
-    if not total:
+    if not moments.count:
         return {"count": 0, **dict.fromkeys(names)}
-    mean, deviation = _moments(values, counts)
-    stored = {"mean": mean, "min": float(values[0]), "max": float(values[-1])}
-    stored |= {name: _percentile(table, percent) for name, percent in percentiles.items()}
+    stored = {"mean": moments.mean(), "min": moments.low, "max": moments.high}
+    for name, percent in percentiles.items():
+        stored[name] = min(max(_percentile(table, percent), moments.low), moments.high)
     found: dict[str, Any] = {name: value * spec.scale + spec.offset for name, value in stored.items()}
-    found["std"] = deviation * spec.scale
+    found["std"] = moments.deviation() * spec.scale
     if logarithmic:
-        found |= _log_moments(values * spec.scale + spec.offset, counts, found)
-    return {"count": total, **{name: found[name] for name in names}}
+        found |= _log_moments(table[0] * spec.scale + spec.offset, table[1], found)
+    return {"count": moments.count, **{name: found[name] for name in names}}
 
 
 def _log_moments(physical: Array, counts: Array, found: Mapping[str, float]) -> dict[str, float]:
     scale = next((found[name] for name in ("p50", "mean") if found[name] > 0), 1.0)
-    mean, deviation = _moments(np.log1p(np.maximum(physical.astype(np.float64), 0.0) / scale), counts)
+    logs = np.log1p(np.maximum(physical.astype(np.float64), 0.0) / scale)
+    mean = float((logs * counts).sum() / counts.sum())
+    deviation = float(np.sqrt((counts * (logs - mean) ** 2).sum() / counts.sum()))
     return {"log_scale": scale, "log_mean": mean, "log_std": deviation}
-
-
-def _moments(values: Array, counts: Array) -> tuple[float, float]:
-    """Mean and population standard deviation; integers without any rounding before the last step."""
-    total = int(counts.sum())
-    if values.dtype.kind in "iu":
-        pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
-        first = sum(value * count for value, count in pairs)
-        second = sum(value * value * count for value, count in pairs)
-        return first / total, math.sqrt((total * second - first * first) / (total * total))
-    wide = values.astype(np.float64)
-    mean = math.fsum((wide * counts).tolist()) / total
-    return mean, math.sqrt(math.fsum((counts * (wide - mean) ** 2).tolist()) / total)
 
 
 def _percentile(table: Table, percent: int) -> float:
@@ -181,26 +214,42 @@ def _percentile(table: Table, percent: int) -> float:
     return low + (high - low) * hundredths / 100
 
 
-def _joined(one: Table, other: Table) -> Table:
-    values, places = np.unique(np.concatenate([one[0], other[0]]), return_inverse=True)
-    counts = np.zeros(values.size, dtype=np.int64)
-    np.add.at(counts, places, np.concatenate([one[1], other[1]]))
-    return values, counts
+def _unique(values: Array, counts: npt.NDArray[np.int64]) -> Table:
+    """Equal values joined, ascending."""
+    order = np.argsort(values, kind="stable")
+    values, counts = values[order], counts[order]
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if values.size else np.empty(0, dtype=np.intp)
+    return values[starts], np.add.reduceat(counts, starts) if values.size else counts
+
+
+def _dense_from_places(spec: ArraySpec, places: Array, found: Array) -> DenseCounts:
+    counts = DenseCounts(spec)
+    counts.counts.reshape(-1)[places] = found
+    return counts
 
 
 def _rounded(values: Array) -> Array:
-    """float values rounded to 12 bits of mantissa, half up in magnitude."""
-    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
-    kept = (bits + (1 << (dropped_bits - 1))) >> dropped_bits << dropped_bits
-    return kept.astype(np.uint32).view(np.float32).astype(values.dtype)
+    """float32 rounded to 12 bits of mantissa, half up in magnitude, within the finite numbers."""
+    bits = values.view(np.uint32)
+    kept = (bits.astype(np.uint64) + (1 << (dropped_bits - 1))) >> dropped_bits << dropped_bits
+    largest = np.finfo(np.float32).max
+    return np.clip(kept.astype(np.uint32).view(np.float32), -largest, largest)
 
 
 @numba.njit(nogil=True, cache=True)
-def _count(values: Array, usable: Array, shift: int, fill: int, counts: Array) -> None:
-    size = counts.shape[1]
+def _count(values: Array, usable: Array, counts: Array) -> None:
     for band in range(values.shape[0]):
-        for place in range(values.shape[1]):
+        row, found = values[band], counts[band]
+        for place in range(row.size):
             if usable[place]:
-                index = (int(values[band, place]) + shift) % size  # unsigned view: the sign bit turns over
-                if index != fill:
-                    counts[band, index] += 1
+                found[row[place]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_bytes(values: Array, usable: Array, counts: Array) -> None:
+    for band in range(values.shape[0]):
+        row, found = values[band], np.zeros((ways, 256), np.int64)
+        for place in range(row.size):
+            found[place % ways, row[place]] += usable[place]
+        for way in range(ways):
+            counts[band] += found[way]

@@ -8,7 +8,7 @@ from fakes.chips import all_specs, make_store
 
 from m3etl.compute.normalize import Normalizer
 from m3etl.io.store import open_store
-from m3etl.stages.normalize import measure_store
+from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import SilentProgress
 
 pytestmark = [

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,7 +47,6 @@ def make_chips(spec, count, seed=0):
 def test_equals_numpy_on_the_physical_values(spec):
     chips = make_chips(spec, 7)
     found = summarise(spec, counted(spec, chips))
-    tolerance = 2e-4 if spec is floats else 1e-9
     for position, band in enumerate(spec.bands):
         stored = np.concatenate([chip[position].reshape(-1) for chip in chips])
         kept = stored[~np.isnan(stored)] if spec.fill is None else stored[stored != spec.fill]
@@ -56,7 +56,7 @@ def test_equals_numpy_on_the_physical_values(spec):
         expected |= {name: np.percentile(physical, percent) for name, percent in percentiles.items()}
         spread = physical.std()
         for name, value in expected.items():
-            assert found[band][name] == pytest.approx(value, rel=tolerance, abs=tolerance * spread), (band, name)
+            assert found[band][name] == pytest.approx(value, rel=1e-9, abs=1e-9 * spread), (band, name)
 
 
 def test_integer_sums_are_exact_far_beyond_float_precision():
@@ -81,13 +81,58 @@ def test_integer_sums_are_exact_far_beyond_float_precision():
 def test_merged_parts_equal_the_whole(spec, cuts, seed, reverse):
     chips = make_chips(spec, 9, seed)
     edges = [0, *sorted(cuts), 9]
-    parts = [counted(spec, chips[low:high]) for low, high in pairwise(edges)]
+    parts = [counted(spec, chips[low:high]) for low, high in itertools.pairwise(edges)]
     if reverse:
         parts.reverse()
     total = start_counts(spec)
     for part in parts:
         total = merge_counts(total, part)
     assert summarise(spec, total) == summarise(spec, counted(spec, chips))
+
+
+def test_parts_travel_small_and_whole():
+    for spec in (sentinel2, sentinel1, precipitation, catalogue["worldcover"]):
+        counts = counted(spec, make_chips(spec, 5))
+        sent = pickle.dumps(counts)
+        assert len(sent) < 60_000
+        back = pickle.loads(sent)  # noqa: S301 - our own counts, as a scheduler sends them
+        assert summarise(spec, back) == summarise(spec, counts)
+        assert summarise(spec, merge_counts(back, counts)) == summarise(spec, merge_counts(counts, counts))
+
+
+@pytest.fixture(scope="module")
+def rainfall():
+    """More different numbers than a table holds, as single numbers and counted in three parts."""
+    values = np.random.default_rng(0).gamma(2.0, 40.0, (120_000, 3)).astype(np.float32)
+    return values, [counted(precipitation, part) for part in np.split(values, [50_000, 110_000])]
+
+
+def test_many_floats_have_exact_moments_and_a_small_table(rainfall):
+    values, (first, second, third) = rainfall
+    counts = merge_counts(merge_counts(first, second), third)
+    table, times = counts.table(0)
+    assert times.sum() == 120_000
+    assert table.size < 30_000 < first.table(0)[0].size
+    for position, band in enumerate(precipitation.bands):
+        found = summarise(precipitation, counts)[band]
+        wide = values[:, position].astype(np.float64)
+        assert found["mean"] == pytest.approx(wide.mean(), rel=1e-12)
+        assert found["std"] == pytest.approx(wide.std(), rel=1e-12)
+        assert (found["min"], found["max"]) == (wide.min(), wide.max())
+        for name, percent in percentiles.items():
+            assert found[name] == pytest.approx(np.percentile(wide, percent), rel=1.3e-4)
+        logs = np.log1p(wide / found["log_scale"])
+        assert found["log_mean"] == pytest.approx(logs.mean(), abs=1e-5)
+        assert found["log_std"] == pytest.approx(logs.std(), abs=1e-5)
+
+
+def test_the_order_of_parts_does_not_matter_where_tables_are_rounded(rainfall):
+    _, parts = rainfall
+    found = [
+        summarise(precipitation, merge_counts(merge_counts(parts[a], parts[b]), parts[c]))
+        for a, b, c in itertools.permutations(range(3))
+    ]
+    assert all(one == found[0] for one in found)
 
 
 def test_cloudy_pixels_are_left_out():

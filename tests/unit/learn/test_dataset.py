@@ -17,7 +17,7 @@ from m3etl.io.store import open_store
 from m3etl.learn.dataset import ChipDataset, select_rows, stack_samples
 from m3etl.learn.view import View
 from m3etl.spec.modality import Values, physical_of, valid_of
-from m3etl.stages.normalize import measure_store
+from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import SilentProgress
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,8 @@ from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.store import create_store, dataset_id, grow_store, open_store, read_stats, seal_shard
 from m3etl.spec.catalog import arrays as catalogue
 from m3etl.stages.materialize import choose_device
-from m3etl.stages.normalize import measure_store, run_normalize
+from m3etl.stages.normalize import run_normalize, train_rows
+from m3etl.stages.statistics import count_rows, measure_store, split_by_shard, summarise_store
 from m3etl.stages.summary import SilentProgress
 
 silent = SilentProgress()
@@ -127,6 +129,19 @@ def test_asking_for_a_device_that_is_not_there(campaign):
     with pytest.raises(InputError, match="no CUDA device"):
         run_normalize(campaign, device="cuda", progress=silent)
     assert not campaign.stats_path.exists()
+
+
+def test_parts_counted_apart_and_sent_around_give_the_same_statistics(campaign):
+    make_store(campaign.store_path, all_specs, count=11)
+    store = open_store(campaign.store_path)
+    rows = train_rows(store)
+    tasks = split_by_shard(rows, store.shard_chips)
+    assert sorted(row for task in tasks for row in task) == rows.tolist()
+    assert all(len({row // store.shard_chips for row in task}) == 1 for task in tasks)
+    parts = [pickle.loads(pickle.dumps(count_rows(campaign.store_path, task))) for task in tasks]  # noqa: S301
+    whole = measure_store(store, rows, silent)
+    assert summarise_store(store.specs, parts) == whole
+    assert summarise_store(store.specs, reversed(parts)) == whole
 
 
 def test_normalised_copy(campaign):
