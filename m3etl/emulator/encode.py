@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from m3etl.emulator.model import Grid, Raster, invalid
+from m3etl.emulator.model import Grid, Raster, crs_aliases, invalid
 
 if TYPE_CHECKING:
     from rasterio.crs import CRS
@@ -39,9 +39,6 @@ gdal_names = {
     "float32": "Float32",
     "float64": "Float64",
 }
-
-# Codes that PROJ does not know but the catalogue uses: the sinusoidal grid of MODIS.
-_extra_crs = {"SR-ORG:6974": "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"}
 
 
 def check_format(file_format: str) -> str:
@@ -136,7 +133,7 @@ def resolve_crs(crs: str) -> CRS:
     from rasterio.errors import CRSError
 
     try:
-        return CRS.from_user_input(_extra_crs.get(crs, crs))
+        return CRS.from_user_input(crs_aliases.get(crs, crs))
     except CRSError:
         raise invalid(f"Projection: Unable to parse CRS '{crs[:80]}'.") from None
 

@@ -23,6 +23,9 @@ type_ranges: dict[str, tuple[float, float]] = {
     "uint32": (0, 4294967295),
 }
 
+# MODIS sinusoidal, as Earth Engine names it; PROJ does not know that authority.
+crs_aliases = {"SR-ORG:6974": "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"}
+
 
 class ServiceError(Exception):
     """An error as the service would answer it: HTTP code, canonical status and message."""

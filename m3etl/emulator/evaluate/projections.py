@@ -20,7 +20,7 @@ import pyproj
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from m3etl.emulator.model import Grid, IntArray, Projection, invalid
+from m3etl.emulator.model import Grid, IntArray, Projection, crs_aliases, invalid
 
 Affine = tuple[float, float, float, float, float, float]
 FloatArray = npt.NDArray[np.float64]
@@ -84,13 +84,9 @@ def shifted(projection: Projection, column: float, row: float) -> Projection:
 def crs_of(text: str) -> Any:
     """The pyproj CRS of an authority code or WKT; unknown ones are an invalid argument."""
     try:
-        return pyproj.CRS.from_user_input(_CRS_ALIASES.get(text, text))
+        return pyproj.CRS.from_user_input(crs_aliases.get(text, text))
     except pyproj.exceptions.CRSError as error:
         raise invalid(f"Projection: The CRS of a map projection could not be parsed. CRS: {text!r}.") from error
-
-
-# MODIS sinusoidal, as Earth Engine names it.
-_CRS_ALIASES = {"SR-ORG:6974": "+proj=sinu +lon_0=0 +x_0=0 +y_0=0 +R=6371007.181 +units=m +no_defs"}
 
 
 @functools.lru_cache(maxsize=1024)

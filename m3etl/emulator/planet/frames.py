@@ -6,6 +6,7 @@ every window that covers a pixel gives it the same position to the last bit). At
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,8 +16,9 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
+from pyproj import Transformer
 
-from m3etl.emulator.model import IntArray, Projection
+from m3etl.emulator.model import IntArray, Projection, crs_aliases
 from m3etl.emulator.planet import utm
 from m3etl.emulator.planet.climate import coarse_maps, read_maps
 from m3etl.emulator.planet.noise import EARTH_RADIUS_KM, Floats, Singles, add_octave, frequency
@@ -135,10 +137,25 @@ def _interpolate(nodes: Floats, corners: IntArray, u: Floats, v: Floats, out: Fl
 
 
 def to_lonlat(crs: str, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Longitude and latitude in degrees of positions in EPSG:4326 or a UTM zone, longitudes in [-180, 180)."""
+    """Longitude and latitude in degrees of positions in any system, longitudes in [-180, 180).
+
+    Positions outside the projected Earth (corners of Mollweide and sinusoidal grids) come back as a pole.
+    """
     zone = utm.zone_of(crs)
-    lon, lat = utm.from_utm(*zone, x, y) if zone else (x, y)
+    if zone:
+        lon, lat = utm.from_utm(*zone, x, y)
+    elif crs == "EPSG:4326":
+        lon, lat = x, y
+    else:
+        lon, lat = _inverse(crs).transform(x, y)
+        off = ~(np.isfinite(lon) & np.isfinite(lat))
+        lon, lat = np.where(off, 0.0, lon), np.where(off, 90.0, lat)
     return (lon + 180.0) % 360.0 - 180.0, np.clip(lat, -90.0, 90.0)
+
+
+@functools.lru_cache(maxsize=64)
+def _inverse(crs: str) -> Transformer:
+    return Transformer.from_crs(crs_aliases.get(crs, crs), "EPSG:4326", always_xy=True)
 
 
 def pixel_size_m(projection: Projection) -> float:

@@ -1,4 +1,6 @@
-"""Maps without a date or with one per year: ASTER GDEM, Copernicus GLO-30, ETH canopy height and ESA WorldCover."""
+"""Maps without a date or with one per year: elevation models (ASTER, SRTM, NASADEM, Copernicus), ETH canopy height and
+ESA WorldCover.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,9 @@ from m3etl.emulator.planet.orbits import seconds
 from m3etl.emulator.planet.terrain import elevation
 
 ASTER_ID = "projects/sat-io/open-datasets/ASTER/GDEM"
+SRTM_ID = "USGS/SRTMGL1_003"
+SRTM90_ID = "CGIAR/SRTM90_V4"
+NASADEM_ID = "NASA/NASADEM_HGT/001"
 CANOPY_ID = "users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1"
 CANOPY_SD_ID = "users/nlang/ETH_GlobalCanopyHeightSD_2020_10m_v1"
 
@@ -37,7 +42,14 @@ def images() -> dict[str, PlanetImage]:
     """The assets that are single images, by id."""
     canopy = Projection(crs="EPSG:4326", transform=(_TEN_METRES, 0.0, -180.0, 0.0, -_TEN_METRES, 84.0))
     aster = Projection(crs="EPSG:4326", transform=(_ARC_SECOND, 0.0, -180.0, 0.0, -_ARC_SECOND, 83.0))
+    fine = Projection(crs="EPSG:4326", transform=(_ARC_SECOND, 0.0, -180.0, 0.0, -_ARC_SECOND, 60.0))
+    coarse = Projection(crs="EPSG:4326", transform=(3 * _ARC_SECOND, 0.0, -180.0, 0.0, -3 * _ARC_SECOND, 60.0))
+    srtm = BandInfo(id="elevation", pixel_type=INT16, projection=fine, dimensions=(1296000, 417600))
+    srtm90 = BandInfo(id="elevation", pixel_type=INT16, projection=coarse, dimensions=(432000, 144000))
     return {
+        SRTM_ID: _global(SRTM_ID, srtm, _shuttle),
+        NASADEM_ID: _global(NASADEM_ID, srtm, _shuttle),
+        SRTM90_ID: _global(SRTM90_ID, srtm90, _shuttle),
         ASTER_ID: _global(
             ASTER_ID, BandInfo(id="b1", pixel_type=INT16, projection=aster, dimensions=(1296000, 597600)), _aster
         ),
@@ -72,6 +84,13 @@ def _aster(bands: tuple[str, ...], request: Request) -> Painted:
     return {"b1": (np.rint(np.maximum(height, 0.0)).astype(np.int16), valid)}
 
 
+def _shuttle(bands: tuple[str, ...], request: Request) -> Painted:
+    """Elevation of the shuttle's radar: below the sea where the land is, zero at sea."""
+    shore = request.frame.column(Node.SHORE)
+    height = elevation(request.frame)
+    return {"elevation": (np.rint(np.where(shore > 0.0, height, np.maximum(height, 0.0))).astype(np.int16), None)}
+
+
 def _gap(request: Request) -> Any:
     """Where the canopy map has no data: a few patches some kilometres wide."""
     frame = request.frame
@@ -103,7 +122,7 @@ class WorldCoverCollection:
 
     def find(self, query: CollectionQuery) -> Iterator[PlanetImage]:
         image = self.image(str(self.year))
-        if image is not None and _meets(image, query):
+        if image is not None and meets(image, query):
             yield image
 
     def image(self, index: str) -> PlanetImage | None:
@@ -146,7 +165,7 @@ class WorldCoverCollection:
         return {"Map": (_CODES[mapped], valid)}
 
 
-def _meets(image: PlanetImage, query: CollectionQuery) -> bool:
+def meets(image: PlanetImage, query: CollectionQuery) -> bool:
     """Whether an image with a start time meets a query, index included."""
     info = image.info
     start = info.properties["system:time_start"]
@@ -169,12 +188,12 @@ class CopernicusDemCollection:
     def find(self, query: CollectionQuery) -> Iterator[PlanetImage]:
         if query.index is not None:
             image = self.image(query.index)
-            if image is not None and _meets(image, query):
+            if image is not None and meets(image, query):
                 yield image
             return
         for name in sorted(self._names(query)):
             image = self.image(name)
-            if image is not None and _meets(image, query):
+            if image is not None and meets(image, query):
                 yield image
 
     def image(self, index: str) -> PlanetImage | None:
@@ -241,6 +260,12 @@ def _dem_name(lon: int, lat: int) -> str:
 @functools.cache
 def _dem_corners() -> dict[str, tuple[int, int]]:
     """Lower-left corners of the tiles that exist, by index."""
+    return {_dem_name(x, y): (x, y) for x, y in land_corners()}
+
+
+@functools.cache
+def land_corners() -> tuple[tuple[int, int], ...]:
+    """Lower-left corners (lon, lat) of the tiles of one degree that hold land, or are close to it."""
     lon, lat = (values.ravel() for values in np.meshgrid(np.arange(-180, 180), np.arange(-90, 84)))
     land = np.zeros(lon.size, np.bool_)
     maps = np.empty((lon.size, 9))
@@ -248,7 +273,7 @@ def _dem_corners() -> dict[str, tuple[int, int]]:
         for dy in (0.1, 0.5, 0.9):
             read_maps(coarse_maps(), (lon + dx).astype(np.float64), (lat + dy).astype(np.float64), maps)
             land |= maps[:, 0] > -30.0
-    return {_dem_name(int(x), int(y)): (int(x), int(y)) for x, y, kept in zip(lon, lat, land, strict=True) if kept}
+    return tuple((int(x), int(y)) for x, y, kept in zip(lon, lat, land, strict=True) if kept)
 
 
 COLLECTIONS = (
