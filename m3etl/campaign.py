@@ -55,6 +55,9 @@ class ExportConfig:
     anchor_rule: random (among good scenes) or best;
     max_cloud and min_valid are fractions over the chip; candidates: scenes scored per chip; requests_per_second and
     max_in_flight: the service's quota; check_every: one request in so many carries the pixel-coordinate check band.
+    lane: pixels (one request per chip) or batch (export tasks into `bucket`, gs://NAME/prefix); of tasks:
+    batch_tile_px pixels a side at most, batch_in_flight at a time (0: as many as the project runs), given up after
+    batch_deadline_h hours.
     """
 
     modalities: tuple[str, ...] = ()
@@ -70,6 +73,11 @@ class ExportConfig:
     max_attempts: int = 6
     deadline_s: float = 330.0
     check_every: int = 50
+    lane: str = "pixels"
+    bucket: str = ""
+    batch_tile_px: int = 8192
+    batch_in_flight: int = 0
+    batch_deadline_h: float = 240.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,12 @@ from m3etl.cli.options import Settings, earthengine_options
     type=click.Choice(["auto", "l2a", "l1c", "both"]),
     help="Level of Sentinel-2: L2A where it exists, else L1C (auto, the default), one of them, or both.",
 )
+@click.option(
+    "--lane",
+    type=click.Choice(["pixels", "batch"]),
+    help="One request per chip (pixels, the default), or export tasks into a bucket: for wall-to-wall layers.",
+)
+@click.option("--bucket", metavar="gs://NAME/PREFIX", help="Where the batch lane exports to.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
 @click.option("--dry-run", is_flag=True, help="Say what would be requested, and its size; request nothing.")
 @earthengine_options
@@ -26,6 +32,8 @@ def command(
     region: str | None,
     modalities: tuple[str, ...],
     s2: str | None,
+    lane: str | None,
+    bucket: str | None,
     retry_failed: bool,
     dry_run: bool,
     ee_url: str | None,
@@ -47,7 +55,15 @@ def command(
     source = source_of(ee_url, ee_project, archive)
     campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)
     summary = export_pixels(
-        campaign, progress, region=region, modalities=modalities, s2=s2, retry_failed=retry_failed, dry_run=dry_run
+        campaign,
+        progress,
+        region=region,
+        modalities=modalities,
+        s2=s2,
+        lane=lane,
+        bucket=bucket,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
     )
     write_summaries(settings, [*summaries, summary])
     return require_success([summary])

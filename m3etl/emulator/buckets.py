@@ -1,7 +1,8 @@
 """Exported files as Cloud Storage objects: the parts of its JSON and XML APIs that readers use.
 
-Served are bucket metadata, listing with prefix, delimiter and pages, object metadata, media with ranges, and deletion,
-for google-cloud-storage, gcsfs, obstore and plain HTTP readers (GDAL's /vsicurl). Any valid bucket name exists.
+Served are bucket metadata, listing with prefix, delimiter and pages, object metadata, media with ranges, small uploads
+and deletion, for google-cloud-storage, gcsfs, obstore and plain HTTP readers (GDAL's /vsicurl). Any valid bucket name
+exists.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import mimetypes
 import os
 import re
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -76,9 +78,18 @@ class Buckets:
             name = self._check(match["bucket"])
             return json_response({"kind": "storage#bucket", "id": name, "name": name, "storageClass": "STANDARD"})
         bucket, _, name = path.lstrip("/").partition("/")
-        if request.method in ("GET", "HEAD") and (self._directory / bucket).is_dir() and _bucket_name.fullmatch(bucket):
-            return self._media(self._find(bucket, name), request) if name else self._list_xml(request, bucket)
-        return None
+        return self._handle_xml(request, bucket, name) if _bucket_name.fullmatch(bucket) else None
+
+    def _handle_xml(self, request: Request, bucket: str, name: str) -> Response | None:
+        if name and request.method == "PUT":
+            return self._put(bucket, name, request)
+        if name and request.method == "DELETE":
+            return self._delete(self._find(bucket, name))
+        if request.method not in ("GET", "HEAD"):
+            return None
+        if name:
+            return self._media(self._find(bucket, name), request) if (self._directory / bucket).is_dir() else None
+        return self._list_xml(request, bucket) if "list-type" in request.query else None
 
     def _check(self, bucket: str) -> str:
         if not _bucket_name.fullmatch(bucket):
@@ -88,18 +99,36 @@ class Buckets:
     def _object(self, request: Request, bucket: str, name: str, root_url: str) -> Response:
         found = self._find(self._check(bucket), name)
         if request.method == "DELETE":
-            found.path.unlink(missing_ok=True)
-            return Response(status=204)
+            return self._delete(found)
         if request.method not in ("GET", "HEAD"):
             return error_response(501, "The embedded Cloud Storage is read-only.")
         if request.query.get("alt") == "media" or request.path.startswith("/download/"):
             return self._media(found, request)
         return json_response(self._resource(found, root_url))
 
-    def _find(self, bucket: str, name: str) -> StoredObject:
+    def _put(self, bucket: str, name: str, request: Request) -> Response:
+        path = self._path(bucket, name)
+        if path is None:
+            raise failure(400, f"Invalid object name: '{name}'")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        temporary.write_bytes(request.body)
+        temporary.replace(path)
+        return Response(headers={"ETag": f'"{_stored(bucket, name, path).generation}"'})
+
+    def _delete(self, item: StoredObject) -> Response:
+        item.path.unlink(missing_ok=True)
+        return Response(status=204)
+
+    def _path(self, bucket: str, name: str) -> Path | None:
+        """Where an object of that name lies; None for a name that no object here can have."""
         parts = name.split("/")
-        path = self._directory.joinpath(bucket, *parts)
-        if "\0" not in name and not any(part in ("", ".", "..") for part in parts) and path.is_file():
+        possible = "\0" not in name and not any(part in ("", ".", "..") for part in parts)
+        return self._directory.joinpath(bucket, *parts) if possible else None
+
+    def _find(self, bucket: str, name: str) -> StoredObject:
+        path = self._path(bucket, name)
+        if path is not None and path.is_file():
             return _stored(bucket, name, path)
         raise not_found(f"No such object: {bucket}/{name}")
 

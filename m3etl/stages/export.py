@@ -9,7 +9,7 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.replacement import ReserveRow, next_to_plan
 from m3etl.spec.scenes import utc_ms
-from m3etl.stages.fetching import PixelLane, SealingThread
+from m3etl.stages.fetching import Lane, PixelLane, SealingThread
 from m3etl.stages.planning import PlanChip, ScenePlanner
 from m3etl.stages.summary import Progress, Summary
 from m3etl.stages.tile import Layout, Sealer
@@ -47,6 +47,8 @@ def run_export(
     region: str | None = None,
     modalities: Sequence[str] = (),
     s2: str | None = None,
+    lane: str | None = None,
+    bucket: str | None = None,
     retry_failed: bool = False,
     dry_run: bool = False,
     progress: Progress,
@@ -55,6 +57,7 @@ def run_export(
     """Export the planned chips whose centre lies in `region` (all without one), with the arrays of `modalities`.
 
     The arrays are fixed by the first export, and `s2` (auto, l2a, l1c or both; as configured without one) with them.
+    lane: pixels or batch, `bucket`: where batch exports go (gs://NAME/prefix); as configured without them.
     `dry_run` sends nothing and needs no session. `retry_failed` takes chips up again that had failed for good.
     base_wait_s: first back-off after a failure. `failed` of the summary counts quarantined chips, `errors` their
     reasons; everything else is sealed.
@@ -63,8 +66,10 @@ def run_export(
     the first export, RemoteError where the service refuses or does not answer, KeyboardInterrupt after Ctrl-C, when
     what was in flight has landed.
     """
-    if s2 is not None:
-        campaign = campaign.with_config(export=replace(campaign.config.export, s2=s2))
+    options = campaign.config.export
+    campaign = campaign.with_config(
+        export=replace(options, s2=s2 or options.s2, lane=lane or options.lane, bucket=bucket or options.bucket)
+    )
     plan = _read_chips(campaign)
     selected = _select(plan, region)
     if dry_run:
@@ -214,28 +219,38 @@ class _Export:
     def _fetch(self, layout: Layout) -> None:
         sealing = SealingThread(Sealer(self._campaign, self._ledger, layout))
         todo = self._ledger.open_count()
-        lane = PixelLane(
-            campaign=self._campaign,
-            session=self._session,
-            ledger=self._ledger,
-            layout=layout,
-            hand_over=sealing.put,
-            counts=self._pixels,
-            progress=self._progress,
-            stop=self._stop,
-        )
         try:
             if todo:
-                self._session.use_high_volume()
-                self._progress.start("pixels", todo)
-                lane.run(base_wait_s=self._base_wait_s)
-                self._progress.finish()
+                with self._open_lane(layout, sealing.put) as lane:
+                    self._progress.start("pixels", todo)
+                    try:
+                        lane.run()
+                    finally:
+                        self._landed, self._bytes = lane.landed, lane.nbytes
+                    self._progress.finish()
         finally:
-            self._landed, self._bytes = lane.landed, lane.nbytes
-            try:
-                lane.close()
-            finally:
-                sealing.close()
+            sealing.close()
+
+    def _open_lane(
+        self, layout: Layout, hand_over: Callable[[Sequence[int]], None]
+    ) -> contextlib.AbstractContextManager[Lane]:
+        shared: dict[str, Any] = {
+            "campaign": self._campaign,
+            "session": self._session,
+            "ledger": self._ledger,
+            "layout": layout,
+            "hand_over": hand_over,
+            "counts": self._pixels,
+            "progress": self._progress,
+            "stop": self._stop,
+            "base_wait_s": self._base_wait_s,
+        }
+        if self._campaign.config.export.lane == "batch":
+            from m3etl.stages.batch import open_batch_lane
+
+            return open_batch_lane(**shared)
+        self._session.use_high_volume()
+        return contextlib.closing(PixelLane(**shared))
 
     def _record_run(self) -> None:
         seconds = time.monotonic() - self._started
@@ -335,6 +350,8 @@ def _select(plan: pd.DataFrame, region: str | None) -> pd.DataFrame:
 def _wanted_specs(config: ExportConfig, modalities: Sequence[str]) -> tuple[ArraySpec, ...]:
     if config.s2 not in ("auto", "l2a", "l1c", "both"):
         raise InputError(f"unknown s2 level: {config.s2!r}", hint="Use auto, l2a, l1c or both.")
+    if config.lane not in ("pixels", "batch"):
+        raise InputError(f"unknown lane: {config.lane!r}", hint="Use pixels or batch.")
     if config.anchor_rule not in ("random", "best"):
         raise InputError(f"unknown anchor rule: {config.anchor_rule!r}", hint="Use random or best.")
     left_out = {"l2a": "sentinel2_l1c", "l1c": "sentinel2_l2a"}.get(config.s2, "")

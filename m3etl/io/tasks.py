@@ -1,0 +1,274 @@
+"""Batch tasks in the ledger's file: what was asked of Earth Engine, how far it is, and what became of it.
+
+States: planned -> submitting -> running -> exported -> read; failed and replaced end a task, and a failed attempt goes
+back to planned with the next number. An attempt is `submitting` on the disk before the service hears of it, so a run
+that was killed asks again for the same attempt and never for a second one.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from m3etl.errors import InputError
+from m3etl.io.ledger import damage
+from m3etl.spec.exporttasks import ExportTask
+
+
+class TaskState(StrEnum):
+    """Where a task stands."""
+
+    PLANNED = "planned"
+    SUBMITTING = "submitting"
+    RUNNING = "running"
+    EXPORTED = "exported"
+    READ = "read"
+    FAILED = "failed"
+    REPLACED = "replaced"
+
+
+open_states = (TaskState.PLANNED, TaskState.SUBMITTING, TaskState.RUNNING)
+_schema = """
+CREATE TABLE IF NOT EXISTS tasks (
+    number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, tile TEXT NOT NULL, state TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 1, task BLOB NOT NULL, operation TEXT NOT NULL DEFAULT '', since REAL NOT NULL
+    DEFAULT 0, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', absent TEXT NOT NULL DEFAULT '{}',
+    eecu_seconds REAL NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS tasks_state ON tasks (state, number);
+CREATE INDEX IF NOT EXISTS tasks_tile ON tasks (tile, state);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One task as recorded. since: seconds since 1970 at which this attempt was asked for; absent: status of arrays
+    that were dropped from it because their images are gone.
+    """
+
+    job: str
+    state: TaskState
+    attempt: int
+    task: ExportTask
+    operation: str
+    since: float
+    absent: Mapping[str, str]
+
+
+class Tasks:
+    """The tasks of one campaign; safe to use from several threads. Every method that writes is one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._connection.close()
+
+    def salt(self) -> str:
+        """A word drawn once per campaign: tasks of different campaigns never have the same identity."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO meta VALUES ('task_salt', ?)", (json.dumps(secrets.token_hex(6)),)
+            )
+            found = connection.execute("SELECT value FROM meta WHERE key = 'task_salt'").fetchone()
+            return str(json.loads(found[0]))
+
+    def keep_place(self, url: str) -> None:
+        """Note where tasks export to. Raises InputError while tasks are on their way to another place."""
+        with self._transaction() as connection:
+            found = connection.execute("SELECT value FROM meta WHERE key = 'task_place'").fetchone()
+            (waiting,) = connection.execute(
+                "SELECT COUNT(*) FROM tasks WHERE state IN ('submitting', 'running', 'exported')"
+            ).fetchone()
+            if found and json.loads(found[0]) != url and waiting:
+                raise InputError(
+                    f"{waiting} exports are on their way to {json.loads(found[0])}; {url} was asked for now",
+                    hint=f"Finish them first with --bucket {json.loads(found[0])}.",
+                )
+            connection.execute("INSERT OR REPLACE INTO meta VALUES ('task_place', ?)", (json.dumps(url),))
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def add(self, tasks: Iterable[ExportTask], *, salt: str) -> None:
+        """Tasks to be done, all or none. One that was done or had failed before becomes its next attempt."""
+        with self._transaction() as connection:
+            _insert(connection, tasks, salt)
+
+    def coming(self, tile: str) -> dict[str, frozenset[str]]:
+        """Arrays by chip that tasks of a tile will bring, or have brought and nobody has read, or that are known to be
+        absent.
+        """
+        states = (*open_states, TaskState.EXPORTED, TaskState.REPLACED)
+        found = self._all(f"{_record} WHERE tile = ? AND state IN ({_marks(states)})", (tile, *states))
+        arrays: dict[str, frozenset[str]] = {}
+        for record in map(_as_record, found):
+            known = record.absent if record.state is TaskState.REPLACED else record.task.scenes
+            for chip_id, _, _ in record.task.chips:
+                arrays[chip_id] = arrays.get(chip_id, frozenset()) | known.keys()
+        return arrays
+
+    # --- running ------------------------------------------------------------------------------------------------------
+
+    def next_to_submit(self, limit: int) -> list[TaskRecord]:
+        """Up to `limit` tasks to ask for: first those whose asking was cut off, then in order of planning."""
+        found = self._all(
+            f"{_record} WHERE state IN ('submitting', 'planned') ORDER BY state DESC, number LIMIT ?", (limit,)
+        )
+        return [_as_record(item) for item in found]
+
+    def running(self) -> list[TaskRecord]:
+        """Tasks that the service has, in order of planning."""
+        return [_as_record(item) for item in self._all(f"{_record} WHERE state = 'running' ORDER BY number")]
+
+    def submitting(self, job: str) -> None:
+        """The service is about to hear of this attempt."""
+        self._update(job, TaskState.SUBMITTING, since=time.time())
+
+    def started(self, job: str, operation: str) -> None:
+        """The service has it, by this name."""
+        self._update(job, TaskState.RUNNING, operation=operation)
+
+    def exported(self, job: str, *, eecu_seconds: float) -> None:
+        """Its files are in the bucket."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE tasks SET state = 'exported', eecu_seconds = eecu_seconds + ? WHERE job = ?",
+                (eecu_seconds, job),
+            )
+
+    def try_again(self, job: str, kind: str, reason: str) -> None:
+        """This attempt came to nothing; the next one is to be asked for."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE tasks SET state = 'planned', attempt = attempt + 1, operation = '', kind = ?, reason = ? "
+                "WHERE job = ?",
+                (kind, reason, job),
+            )
+
+    def failed(self, job: str, kind: str, reason: str) -> None:
+        """It failed for good."""
+        self._update(job, TaskState.FAILED, kind=kind, reason=reason)
+
+    def replaced(self, job: str, tasks: Sequence[ExportTask], *, salt: str, absent: Mapping[str, str]) -> None:
+        """Other tasks bring what this one can't; arrays in `absent` come with that status and no pixels."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE tasks SET state = 'replaced', absent = ? WHERE job = ?",
+                (json.dumps(absent, sort_keys=True), job),
+            )
+            _insert(connection, tasks, salt)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def complete_tiles(self) -> list[str]:
+        """Tiles with something to read and nothing to wait for, in order of planning."""
+        found = self._all(
+            "SELECT tile FROM tasks AS a WHERE state IN ('exported', 'replaced') AND NOT EXISTS (SELECT 1 FROM tasks "
+            f"AS b WHERE b.tile = a.tile AND b.state IN ({_marks(open_states)})) GROUP BY tile ORDER BY MIN(number)",
+            open_states,
+        )
+        return [item[0] for item in found]
+
+    def of_tile(self, tile: str) -> list[TaskRecord]:
+        """Tasks of a tile that were exported or replaced, in order of planning."""
+        found = self._all(f"{_record} WHERE tile = ? AND state IN ('exported', 'replaced') ORDER BY number", (tile,))
+        return [_as_record(item) for item in found]
+
+    def read(self, tile: str) -> None:
+        """Everything of a tile has landed or was given up."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE tasks SET state = 'read' WHERE tile = ? AND state IN ('exported', 'replaced')", (tile,)
+            )
+
+    # --- looking ------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Tasks by state."""
+        return dict(self._all("SELECT state, COUNT(*) FROM tasks GROUP BY state"))
+
+    def attempts(self) -> int:
+        """Attempts that the service was asked for, of all tasks."""
+        found = self._all("SELECT COALESCE(SUM(attempt - (state = 'planned')), 0) FROM tasks WHERE state <> 'replaced'")
+        return int(found[0][0])
+
+    def eecu_seconds(self) -> float:
+        """What the finished tasks have cost by the service's own count."""
+        return float(self._all("SELECT COALESCE(SUM(eecu_seconds), 0) FROM tasks")[0][0])
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _update(self, job: str, state: TaskState, **values: Any) -> None:
+        columns = "".join(f", {name} = ?" for name in values)
+        with self._transaction() as connection:
+            connection.execute(f"UPDATE tasks SET state = ?{columns} WHERE job = ?", (state, *values.values(), job))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, damage(self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, damage(self._path):
+            return self._connection.execute(query, values).fetchall()
+
+
+_record = "SELECT job, state, attempt, task, operation, since, absent FROM tasks"
+
+
+def open_tasks(path: Path) -> Tasks:
+    """The tasks in the ledger at `path`, which must be there. Raises DamagedError for a damaged file."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+    try:
+        with damage(path):
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(_schema)
+    except BaseException:
+        connection.close()
+        raise
+    return Tasks(connection, path)
+
+
+def _insert(connection: sqlite3.Connection, tasks: Iterable[ExportTask], salt: str) -> None:
+    connection.executemany(
+        "INSERT INTO tasks (job, tile, state, task) VALUES (?, ?, 'planned', ?) ON CONFLICT (job) DO UPDATE SET "
+        "state = 'planned', attempt = attempt + 1, operation = '', kind = '', reason = '', absent = '{}'",
+        [(task.job(salt), task.tile, zlib.compress(json.dumps(task.to_json()).encode())) for task in tasks],
+    )
+
+
+def _as_record(item: tuple[Any, ...]) -> TaskRecord:
+    job, state, attempt, task, operation, since, absent = item
+    return TaskRecord(
+        job=job,
+        state=TaskState(state),
+        attempt=attempt,
+        task=ExportTask.from_json(json.loads(zlib.decompress(task))),
+        operation=operation,
+        since=since,
+        absent=json.loads(absent),
+    )
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))

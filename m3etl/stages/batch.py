@@ -1,0 +1,498 @@
+"""The batch lane of `export`: region tiles become export tasks, their files in a bucket become chips.
+
+Three things go on at once: tasks are asked for as far as the service runs them, those that it has are looked at, and
+one finished tile after the other is read, cut and landed in a thread. Everything is in the ledger before it is done,
+so a run that was killed goes on without asking for anything twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from m3etl import __version__
+from m3etl.campaign import Campaign
+from m3etl.errors import DamagedError, InputError, RemoteError
+from m3etl.io.earthengine import Session
+from m3etl.io.exports import Exports, ExportService, Operation, folder_of, most_queued
+from m3etl.io.flow import FlowCounts, FlowStopped
+from m3etl.io.ledger import ChipRecord, Ledger
+from m3etl.io.objects import Bucket, BucketPlace, embedded_bucket, open_bucket, parse_bucket
+from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
+from m3etl.io.pixels import PixelJob, WholeChip
+from m3etl.io.tasks import TaskRecord, Tasks, TaskState, open_tasks
+from m3etl.spec.exporttasks import TaskChip, cells_a_side, halves, plan_tasks, tile_of, without
+from m3etl.spec.jobs import ArrayStatus
+from m3etl.spec.modality import Shape
+from m3etl.stages.landing import Landing
+from m3etl.stages.places import grid_of
+from m3etl.stages.planning import stopped_error
+from m3etl.stages.summary import Progress
+from m3etl.stages.tile import Layout
+from m3etl.stages.tilereading import ChipPart, ExportedTask, WrongFilesError, WrongPixelsError
+
+most_attempts = 3  # of one task; each costs minutes and EECU
+longest_pause_s = 30.0
+patience_s = 300.0  # without any answer of the service
+landed_together = 64  # chips
+cancelled_kind = "cancelled"
+
+
+class BatchLane:
+    """Exports of all open chips through tasks. hand_over: takes the shards that became final.
+
+    landed, nbytes: chips and bytes of this run so far. base_wait_s: first pause between two looks at the tasks.
+    """
+
+    def __init__(
+        self,
+        *,
+        campaign: Campaign,
+        ledger: Ledger,
+        tasks: Tasks,
+        layout: Layout,
+        service: ExportService,
+        bucket: Bucket,
+        hand_over: Callable[[Sequence[int]], None],
+        counts: FlowCounts,
+        progress: Progress,
+        stop: threading.Event,
+        base_wait_s: float = 1.0,
+    ) -> None:
+        self._campaign = campaign
+        self._ledger = ledger
+        self._tasks = tasks
+        self._layout = layout
+        self._service = service
+        self._bucket = bucket
+        self._counts = counts
+        self._progress = progress
+        self._stop = stop
+        self._base_wait_s = base_wait_s
+        self._landing = Landing(campaign.raw_path, ledger, layout, hand_over)
+        self._rasters = {name: spec for name, spec in layout.specs.items() if spec.shape is Shape.RASTER}
+        self._cells = cells_a_side(
+            self._rasters.values(),
+            chip_px=campaign.config.sample.chip_px,
+            tile_px=campaign.config.export.batch_tile_px,
+        )
+        self._salt = f"{tasks.salt()} {bucket.place.url}"
+        self._rows: dict[str, int] = {}
+        self._refusals = 0
+        self._last_good = time.monotonic()
+
+    @property
+    def landed(self) -> int:
+        """Chips of this run so far."""
+        return self._landing.landed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of these chips."""
+        return self._landing.nbytes
+
+    def run(self) -> None:
+        """Export every open chip. Raises RemoteError when the run can't go on, InputError for an unusable bucket;
+        returns early when `stop` is set, tasks at Earth Engine then go on.
+        """
+        self._check_bucket()
+        left = -1
+        while self._plan_open() and not self._stop.is_set():
+            if len(self._rows) == left:
+                raise DamagedError(f"{left} chips stay open although every task is done", hint="Please report this.")
+            left = len(self._rows)
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3etl-tile") as pool:
+                self._work(pool)
+
+    def close(self) -> None:
+        """End the segment that is being written."""
+        self._landing.close()
+
+    def _check_bucket(self) -> None:
+        about = {"written by": f"m3etl {__version__}", "what": "batch exports on their way into a data set"}
+        self._bucket.write("m3etl.json", json.dumps(about).encode())
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _plan_open(self) -> int:
+        """Make sure that every open chip has tasks for all its arrays; returns how many chips are open."""
+        self._rows = {}
+        tiles: dict[str, list[str]] = {}
+        idle: list[WholeChip] = []
+        for record in self._open_records():
+            chip = self._task_chip(record)
+            if chip.scenes:
+                self._rows[record.chip_id] = record.row
+                tiles.setdefault(self._tile(chip), []).append(record.chip_id)
+            else:
+                idle.append(WholeChip(chip_id=record.chip_id, parts=(), valid={}, statuses={}))
+        self._landing.land(idle)
+        for tile in sorted(tiles):
+            self._plan_tile(tile, tiles[tile])
+        return len(self._rows)
+
+    def _plan_tile(self, tile: str, chip_ids: Sequence[str]) -> None:
+        coming = self._tasks.coming(tile)
+        missing = []
+        for chip_id in chip_ids:
+            record = self._record(chip_id)
+            chip = self._task_chip(record, coming.get(chip_id, frozenset())) if record else None
+            if chip is not None and chip.scenes:
+                missing.append(chip)
+        planned = plan_tasks(tile, missing, self._rasters, chip_m=self._campaign.chip_m)
+        self._tasks.add(planned, salt=self._salt)
+
+    def _open_records(self) -> Iterator[ChipRecord]:
+        after = -1
+        while records := self._ledger.open_rows(after):
+            yield from records
+            after = records[-1].row
+
+    def _record(self, chip_id: str) -> ChipRecord | None:
+        """The chip as the ledger has it; None once it is no longer open."""
+        row = self._rows.get(chip_id)
+        found = self._ledger.open_rows(row - 1, 1) if row is not None else []
+        return found[0] if found and found[0].chip_id == chip_id else None
+
+    def _task_chip(self, record: ChipRecord, less: frozenset[str] = frozenset()) -> TaskChip:
+        wanted = self._job(record).wanted()
+        grid = grid_of(record.chip_id)
+        scenes = {name: record.scenes.arrays[name].scene_ids for name in wanted if name not in less}
+        return TaskChip(chip_id=record.chip_id, epsg=grid.epsg, xmin=grid.xmin, ymax=grid.ymax, scenes=scenes)
+
+    def _job(self, record: ChipRecord) -> PixelJob:
+        return PixelJob(
+            chip=grid_of(record.chip_id), specs=self._layout.specs, scenes=record.scenes.arrays, check=False
+        )
+
+    def _tile(self, chip: TaskChip) -> str:
+        return tile_of(chip, chip_m=self._campaign.chip_m, cells=self._cells)
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def _work(self, pool: ThreadPoolExecutor) -> None:
+        """Until no task is open and every finished tile is read, or `stop` is set."""
+        limit = self._in_flight_limit()
+        pause_s, reading, hold_until = self._base_wait_s, None, 0.0
+        self._last_good = time.monotonic()
+        while not self._stop.is_set():
+            changed = self._look_at_all()
+            if time.monotonic() >= hold_until:
+                submitted, held = self._submit(limit)
+                changed += submitted
+                hold_until = time.monotonic() + self._hold_s() if held else 0.0
+            reading, finished = self._read_next(pool, reading)
+            changed += finished
+            open_tasks = sum(self._tasks.counts().get(state, 0) for state in ("planned", "submitting", "running"))
+            if not open_tasks and reading is None:
+                return
+            self._progress.advance(0, tasks=open_tasks, **self._fields())
+            pause_s = self._base_wait_s if changed else min(longest_pause_s, 1.5 * pause_s)
+            self._wait(pause_s, reading)
+        if reading is not None:
+            reading.result()
+
+    def _in_flight_limit(self) -> int:
+        wanted = self._campaign.config.export.batch_in_flight or self._service.running_limit()
+        return max(1, min(wanted, most_queued))
+
+    def _wait(self, pause_s: float, reading: Future[None] | None) -> None:
+        end = time.monotonic() + pause_s
+        while (left := end - time.monotonic()) > 0 and not (reading is not None and reading.done()):
+            if self._stop.wait(min(left, 0.05 if reading is not None else left)):
+                return
+
+    def _submit(self, limit: int) -> tuple[int, bool]:
+        """Ask for tasks as far as there is room; returns how many, and whether the service wants none for now."""
+        room = limit - self._tasks.counts().get(TaskState.RUNNING, 0)
+        count = 0
+        for record in self._tasks.next_to_submit(room) if room > 0 else []:
+            if self._stop.is_set():
+                break
+            self._tasks.submitting(record.job)
+            try:
+                operation = self._service.submit(record.job, record.attempt, record.task)
+            except RequestFailed as failed:
+                if self._may_ask_again(failed.failure):
+                    return count, True
+                self._came_to_nothing(record, failed.failure)
+                continue
+            self._tasks.started(record.job, operation)
+            self._good()
+            count += 1
+        return count, False
+
+    def _look_at_all(self) -> int:
+        """Look at every task that the service has; returns how many of them ended."""
+        ended = 0
+        for record in self._tasks.running():
+            if self._stop.is_set():
+                break
+            try:
+                operation = self._service.look(record.operation)
+            except RequestFailed as failed:
+                if self._may_ask_again(failed.failure):
+                    break
+                gone = Failure(kind=Kind.TRANSIENT, message=f"the operation is not there: {failed.failure.message}")
+                self._came_to_nothing(record, gone)
+                continue
+            self._good()
+            ended += self._take(record, operation)
+        return ended
+
+    def _take(self, record: TaskRecord, operation: Operation) -> bool:
+        if not operation.done:
+            if time.time() - record.since < self._campaign.config.export.batch_deadline_h * 3600:
+                return False
+            self._cancel(record)
+            self._came_to_nothing(
+                record,
+                Failure(
+                    kind=Kind.TRANSIENT,
+                    message=f"not finished after {self._campaign.config.export.batch_deadline_h:g} hours",
+                ),
+            )
+        elif operation.failure is None:
+            self._tasks.exported(record.job, eecu_seconds=operation.eecu_seconds)
+        elif operation.cancelled:
+            self._give_up(record, cancelled_kind, "the task was cancelled at Earth Engine")
+        elif operation.bucket_refused:
+            self._tasks.try_again(record.job, str(operation.failure.kind), operation.failure.message)
+            raise RemoteError(
+                f"Earth Engine cannot write to {self._bucket.place.url}: {operation.failure.message}",
+                hint="Let the account that runs the exports write there (Storage Object Admin), then run the same "
+                "command again; nothing landed is lost.",
+            )
+        else:
+            self._came_to_nothing(record, operation.failure)
+        return True
+
+    def _cancel(self, record: TaskRecord) -> None:
+        try:
+            self._service.cancel(record.operation)
+        except RequestFailed as failed:
+            self._progress.say(f"{record.operation} could not be cancelled: {failed.failure.message}")
+
+    def _good(self) -> None:
+        self._refusals = 0
+        self._last_good = time.monotonic()
+
+    def _may_ask_again(self, failure: Failure) -> bool:
+        """Whether the same is to be asked again later; raises when the run can't go on."""
+        self._counts.outcomes[str(failure.kind)] += 1
+        reaction = reactions[failure.kind]
+        if reaction is Reaction.STOP:
+            raise stopped_error(FlowStopped(failure))
+        if reaction not in (Reaction.WAIT, Reaction.RETRY):
+            return False
+        self._counts.retries += 1
+        self._refusals += 1
+        silent_s = time.monotonic() - self._last_good
+        if failure.kind is not Kind.RATE and self._refusals >= most_attempts and silent_s > patience_s:
+            raise stopped_error(FlowStopped(failure))
+        return True
+
+    def _hold_s(self) -> float:
+        return min(longest_pause_s, self._base_wait_s * 2.0 ** min(self._refusals, 10))
+
+    def _came_to_nothing(self, record: TaskRecord, failure: Failure) -> None:
+        """React to an attempt that failed: another one, other tasks in its place, or none."""
+        reaction = reactions[failure.kind]
+        if reaction is Reaction.STOP:
+            self._tasks.try_again(record.job, str(failure.kind), failure.message)
+            raise stopped_error(FlowStopped(failure))
+        if reaction is Reaction.SPLIT and self._replace(record, failure):
+            return
+        if reaction in (Reaction.WAIT, Reaction.RETRY) and record.attempt % most_attempts:
+            self._tasks.try_again(record.job, str(failure.kind), failure.message)
+            self._counts.retries += 1
+            return
+        self._give_up(record, str(failure.kind), failure.message)
+
+    def _replace(self, record: TaskRecord, failure: Failure) -> bool:
+        """Put other tasks in the place of one that can't be done as it is; False where nothing smaller is left."""
+        task = record.task
+        absent: dict[str, str] = {}
+        if failure.kind is Kind.SOURCE_CHANGED:
+            absent = {name: ArrayStatus.SOURCE_CHANGED for name, ids in task.scenes.items() if failure.asset in ids}
+        elif failure.kind is Kind.NO_DATA and len(task.scenes) == 1:
+            absent = dict.fromkeys(task.scenes, ArrayStatus.NO_SCENE)
+        parts = without(task, list(absent)) if absent else halves(task)
+        if parts is None or (failure.kind is Kind.SOURCE_CHANGED and not absent):
+            return False
+        self._tasks.replaced(record.job, parts, salt=self._salt, absent=absent)
+        return True
+
+    def _give_up(self, record: TaskRecord, kind: str, reason: str) -> None:
+        for chip_id in sorted(record.task.chip_ids):
+            self._quarantine(chip_id, kind, reason)
+        self._tasks.failed(record.job, kind, reason)
+
+    def _quarantine(self, chip_id: str, kind: str, reason: str) -> None:
+        if self._record(chip_id) is not None:
+            self._landing.fail(chip_id, kind, reason)
+            self._progress.advance(1, **self._fields())
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _read_next(self, pool: ThreadPoolExecutor, reading: Future[None] | None) -> tuple[Future[None] | None, int]:
+        """Start to read the next finished tile when none is being read; returns the reading and how many ended."""
+        ended = 0
+        if reading is not None:
+            if not reading.done():
+                return reading, 0
+            reading.result()
+            ended = 1
+        tiles = self._tasks.complete_tiles()
+        return (pool.submit(self._read_tile, tiles[0]) if tiles else None), ended
+
+    def _read_tile(self, tile: str) -> None:
+        """Cut a tile into chips and land them. Tasks whose files are wrong are tried again, or their chips fail."""
+        records = [record for record in self._tasks.of_tile(tile) if self._open_chips([record])]
+        chips = self._open_chips(records)
+        with contextlib.ExitStack() as stack:
+            reading = _Reading(records, chips, self._bucket, self._layout)
+            stack.callback(reading.close)
+            for start in range(0, len(chips), landed_together):
+                if self._stop.is_set():
+                    return
+                jobs = [self._open_job(chip_id) for chip_id in chips[start : start + landed_together]]
+                whole = [chip for job in jobs if (chip := reading.assemble(job)) is not None]
+                self._landing.land(whole)
+                self._progress.advance(len(whole), **self._fields())
+        again = [record for record in records if self._handle_wrong(record, reading.wrong.get(record.job, {}))]
+        if again:
+            return
+        if not self._campaign.config.store.keep_raw:
+            self._clean(self._tasks.of_tile(tile))
+        self._tasks.read(tile)
+
+    def _open_job(self, chip_id: str) -> PixelJob:
+        record = self._record(chip_id)
+        if record is None:
+            raise DamagedError(f"chip {chip_id} is not open any more", hint="Is another process at work here?")
+        return self._job(record)
+
+    def _open_chips(self, records: Sequence[TaskRecord]) -> list[str]:
+        """Chips of tasks that are still open, from north to south and from west to east."""
+        places: dict[str, tuple[float, float]] = {}
+        for record in records:
+            for chip_id in record.task.chip_ids - places.keys():
+                if self._record(chip_id) is not None:
+                    grid = grid_of(chip_id)
+                    places[chip_id] = (-grid.ymax, grid.xmin)
+        return sorted(places, key=lambda chip_id: places[chip_id])
+
+    def _handle_wrong(self, record: TaskRecord, wrong: Mapping[str, str]) -> bool:
+        """Try a task again in which something was wrong, or quarantine its wrong chips; returns whether it is tried."""
+        if not wrong:
+            return False
+        if record.attempt % most_attempts:
+            self._tasks.try_again(record.job, Kind.WRONG, next(iter(wrong.values())))
+            self._counts.retries += 1
+            return True
+        for chip_id, reason in wrong.items():
+            self._quarantine(chip_id, Kind.WRONG, reason)
+        return False
+
+    def _clean(self, records: Sequence[TaskRecord]) -> None:
+        """Delete what the tasks left in the bucket; that it can't be deleted is said and no more."""
+        try:
+            for record in records:
+                for attempt in range(1, record.attempt + 1):
+                    folder = folder_of(record.job, attempt)
+                    self._bucket.delete([item.name for item in self._bucket.objects(folder)])
+        except (InputError, RemoteError) as error:
+            self._progress.say(f"exported files stay in the bucket: {error.message}")
+
+    def _fields(self) -> dict[str, object]:
+        return {"retries": self._counts.retries, "MB": round(self.nbytes / 1e6, 1)}
+
+
+class _Reading:
+    """The files of a tile's tasks, read side by side, chip after chip. wrong: chips by job whose pixels can't be had
+    from its files, with the reason.
+    """
+
+    def __init__(self, records: Sequence[TaskRecord], chips: Sequence[str], bucket: Bucket, layout: Layout) -> None:
+        self.wrong: dict[str, dict[str, str]] = {}
+        self._records = [(record, record.task.chip_ids) for record in records]
+        self._sources: dict[str, ExportedTask] = {}
+        self._broken: dict[str, str] = {}
+        for record in records:
+            if record.state is TaskState.EXPORTED:
+                try:
+                    self._sources[record.job] = ExportedTask(record, bucket, layout.specs, chips)
+                except WrongFilesError as error:
+                    self._broken[record.job] = str(error)
+
+    def assemble(self, job: PixelJob) -> WholeChip | None:
+        """The next chip from the files of its tasks; None where they do not bring all of it."""
+        chip_id = job.chip.chip_id
+        mine = [record for record, chip_ids in self._records if chip_id in chip_ids]
+        statuses = {name: ArrayStatus(status) for record in mine for name, status in record.absent.items()}
+        parts, valid = [], dict[str, float]()
+        for record in mine:
+            part = self._part(record, job) if record.state is TaskState.EXPORTED else None
+            if part is not None:
+                parts.append(part.part)
+                valid.update(part.valid)
+        if set(job.wanted()) - valid.keys() - statuses.keys():
+            return None
+        return WholeChip(chip_id=chip_id, parts=tuple(parts), valid=valid, statuses=statuses)
+
+    def close(self) -> None:
+        """End the threads that read."""
+        for source in self._sources.values():
+            source.close()
+
+    def _part(self, record: TaskRecord, job: PixelJob) -> ChipPart | None:
+        chip_id = job.chip.chip_id
+        if record.job not in self._broken:
+            try:
+                return self._sources[record.job].read(job)
+            except WrongPixelsError as error:
+                self.wrong.setdefault(record.job, {})[chip_id] = str(error)
+                return None
+            except WrongFilesError as error:
+                self._broken[record.job] = str(error)
+        self.wrong.setdefault(record.job, {})[chip_id] = self._broken[record.job]
+        return None
+
+
+@contextlib.contextmanager
+def open_batch_lane(*, campaign: Campaign, session: Session, layout: Layout, **shared: Any) -> Generator[BatchLane]:
+    """The lane of a campaign, closed at the end of the block; `shared` is passed on.
+
+    Raises InputError where no bucket is named, or another one than that to which tasks are on their way.
+    """
+    place = _place_of(campaign, session)
+    with contextlib.closing(open_tasks(campaign.ledger_path)) as tasks:
+        tasks.keep_place(place.url)
+        service, bucket = connect(session, place, layout)
+        lane = BatchLane(campaign=campaign, tasks=tasks, layout=layout, service=service, bucket=bucket, **shared)
+        with contextlib.closing(lane):
+            yield lane
+
+
+def connect(session: Session, place: BucketPlace, layout: Layout) -> tuple[ExportService, Bucket]:
+    """The service that runs the tasks, and the bucket that they go to."""
+    return Exports(session, place, layout.specs), open_bucket(place, session)
+
+
+def _place_of(campaign: Campaign, session: Session) -> BucketPlace:
+    named = campaign.config.export.bucket
+    if named:
+        return parse_bucket(named)
+    if session.local:
+        return BucketPlace(name=embedded_bucket)
+    raise InputError(
+        "the batch lane needs a bucket in Cloud Storage",
+        hint="Name one with --bucket gs://NAME/prefix; make it with `gcloud storage buckets create gs://NAME "
+        "--location=US`.",
+    )
