@@ -22,7 +22,11 @@ format_version = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleConfig:
-    """How the plan is drawn. strategy: biome, grid or points; biomes: ids 0-13; years inclusive; spacing in metres."""
+    """How the plan is drawn. strategy: biome, grid or points; biomes: ids 0-13; years inclusive; spacing in metres.
+
+    per_ecoregion: the same number for every ecoregion, instead of by biome and area; exclude: files or regions whose
+    places no chip may touch or come nearer to than exclude_buffer_km.
+    """
 
     strategy: str = "biome"
     biomes: tuple[int, ...] = tuple(range(14))
@@ -34,18 +38,32 @@ class SampleConfig:
     seed: int = 0
     reserve_fraction: float = 0.25
     spacing_m: float = 0.0
+    per_ecoregion: bool = False
+    exclude: tuple[str, ...] = ()
+    exclude_buffer_km: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """Spatial blocks: side of the equal-area block and width of the buffer in kilometres, fractions of blocks."""
+    """How chips are shared out over train, val and test, always by place.
 
+    by: block (random equal-area blocks of block_km), bands (straight bands across the region at an angle in radians),
+    ecoregion, region (hold_out names regions or files: test) or points (the column split of the points, or of a CSV
+    `file` with the column identifier). Fractions are of blocks, bands or ecoregions; buffer_km: chips of different
+    splits are at least so far apart.
+    """
+
+    by: str = "block"
     seed: int = 0
     block_km: float = 100.0
     buffer_km: float = 5.0
     train: float = 0.8
     val: float = 0.1
     test: float = 0.1
+    bands: int = 60
+    angle: float = 0.9
+    hold_out: tuple[str, ...] = ()
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +100,13 @@ class ExportConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreConfig:
-    """codec: zstd (blosc zstd-3, default), fast (blosc lz4) or none; shard_chips 0 means chosen by the rule."""
+    """codec: zstd (blosc zstd-3, default), fast (blosc lz4) or none; shard_chips and lot_chips (chips whose scenes are
+    fixed together) 0 means chosen by the rule.
+    """
 
     codec: str = "zstd"
     shard_chips: int = 0
+    lot_chips: int = 0
     keep_raw: bool = False
 
 
@@ -107,7 +128,9 @@ class HubConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignConfig:
-    """campaign.toml, resolved. catalogue: array name -> sha256 of the declaration it was made with."""
+    """campaign.toml, resolved. catalogue: array name -> sha256 of the declaration it was made with; additions: what
+    `sample --add` was asked for, by number.
+    """
 
     sample: SampleConfig = field(default_factory=SampleConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -116,6 +139,7 @@ class CampaignConfig:
     earthengine: EarthEngineConfig = field(default_factory=EarthEngineConfig)
     hub: HubConfig = field(default_factory=HubConfig)
     catalogue: Mapping[str, str] = field(default_factory=dict)
+    additions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,21 @@
-"""The plan on disk: chips.parquet, GeoParquet with one row per chip, written atomically, read whole or in batches."""
+"""The plan on disk: chips.parquet, GeoParquet with one row per chip, written atomically, whole or in row groups, and
+read whole or in batches."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
 import shapely.affinity
@@ -46,13 +49,89 @@ plan_types: dict[str, pa.DataType] = {
 geometry_column = "geometry"
 batch_rows = 65_536
 
+# GeoParquet 1.1: WKB in longitude and latitude (no CRS means OGC:CRS84). Chips on the antimeridian have two parts.
+_geo_metadata = json.dumps(
+    {
+        "version": "1.1.0",
+        "primary_column": geometry_column,
+        "columns": {geometry_column: {"encoding": "WKB", "geometry_types": ["Polygon", "MultiPolygon"]}},
+    }
+).encode()
 _polygon_wkb = np.dtype(
     [("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("lonlat", "<f8", (5, 2))]
 )
 
 
+class PlanWriter:
+    """Writes a plan in row groups. The file appears by rename when the context ends without an error, else not at all.
+
+    `extra`: the columns behind those of `plan_types`, with their types. Raises InputError where the disk refuses.
+    """
+
+    def __init__(self, path: Path, extra: Mapping[str, pa.DataType] | None = None) -> None:
+        self.rows = 0
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        fields = [*plan_types.items(), *(extra or {}).items(), (geometry_column, pa.binary())]
+        self.schema = pa.schema(fields, metadata={"geo": _geo_metadata})
+        self._dictionary = [name for name, kind in plan_types.items() if kind == pa.string() and name != "chip_id"]
+
+    def __enter__(self) -> Self:
+        try:
+            self._file = self._temporary.open("wb")
+        except OSError as error:
+            raise self._refused(error) from error
+        self._writer = pq.ParquetWriter(self._file, self.schema, compression="zstd", use_dictionary=self._dictionary)
+        return self
+
+    def write(self, rows: pa.Table) -> None:
+        """Append chips: the columns of `plan_types` and the extra ones; a geometry is taken over or made."""
+        self.append(self.prepared(rows))
+
+    def prepared(self, rows: pa.Table) -> pa.Table:
+        """The chips as they are stored; changes nothing of the writer, so threads may prepare while another appends."""
+        if geometry_column not in rows.column_names:
+            rows = rows.append_column(geometry_column, _footprints(cells_of_rows(rows)))
+        absent = [name for name in self.schema.names if name not in rows.column_names]
+        for name in absent:
+            rows = rows.append_column(name, pa.nulls(len(rows), self.schema.field(name).type))
+        return rows.select(self.schema.names).cast(self.schema)
+
+    def append(self, prepared: pa.Table) -> None:
+        """Write prepared chips behind the others, in row groups of at most `batch_rows`."""
+        try:
+            self._writer.write_table(prepared, row_group_size=batch_rows)
+        except OSError as error:
+            raise self._refused(error) from error
+        self.rows += len(prepared)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._writer.close()
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._temporary.replace(self._path)
+        except OSError as refused:
+            raise self._refused(refused) from refused
+        finally:
+            with contextlib.suppress(OSError):
+                self._file.close()
+            with contextlib.suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+    def _refused(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot write {self._path}: {error.strerror or error}",
+            hint="Free some space or make the directory writable, then run again.",
+        )
+
+
 def write_plan(path: Path, plan: pd.DataFrame) -> None:
-    """Write the plan by rename, so that it is whole at any moment; equal plans give equal bytes.
+    """Write a plan that is held in memory; equal plans give equal bytes.
 
     Columns and types are those of `plan_types`; further columns are kept behind them. The geometry is always made
     anew from epsg and bounds. Raises ValueError for missing columns or a chip that occurs twice, InputError where the
@@ -61,27 +140,46 @@ def write_plan(path: Path, plan: pd.DataFrame) -> None:
     missing = [name for name in plan_types if name not in plan.columns]
     if missing:
         raise ValueError(f"the plan lacks the columns {', '.join(missing)}")
-    keys = _cells(plan).key
+    table = _fixed_columns(plan)
+    keys = cells_of_rows(table).key
     order = np.argsort(keys, kind="stable")
     twice = order[1:][keys[order[1:]] == keys[order[:-1]]]
     if len(twice):
         raise ValueError(f"chip {plan['chip_id'].iloc[int(twice[0])]} occurs twice in the plan")
-    extra = pd.DataFrame(plan[[name for name in plan.columns if name not in {*plan_types, geometry_column}]])
-    arrays = _extra_columns(extra)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            _write_batches(file, plan, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}",
-            hint="Free some space or make the directory writable, then run again.",
-        ) from error
+    extra = extra_columns(plan)
+    for name, values in extra.items():
+        table = table.append_column(name, values)
+    with PlanWriter(path, {name: values.type for name, values in extra.items()}) as writer:
+        for start in range(0, len(table), batch_rows):
+            writer.write(table.slice(start, batch_rows))
+
+
+def extra_columns(frame: pd.DataFrame) -> dict[str, pa.Array]:
+    """The user's own columns of a plan; what Arrow cannot store as one type is stored as text."""
+    arrays = {}
+    for name in [name for name in frame.columns if name not in {*plan_types, geometry_column}]:
+        column = frame[name]
+        try:
+            arrays[str(name)] = _array(column)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+            texts = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+            arrays[str(name)] = pa.array(texts, type=pa.string())
+    return arrays
+
+
+def cells_of_rows(rows: pa.Table) -> Cells:
+    """The cells of chips, from the columns epsg, xmin, ymin and xmax."""
+    west, south, east = (rows[name].to_numpy() for name in ("xmin", "ymin", "xmax"))
+    size = round(float(east[0] - west[0])) if len(rows) else 10
+    column, row = (np.round(values / size).astype(np.int64) for values in (west, south))
+    return Cells(cell_m=size, epsg=rows["epsg"].to_numpy().astype(np.int64), column=column, row=row)
+
+
+def chip_id_array(cells: Cells) -> pa.Array:
+    """`Cells.chip_ids` as an Arrow array, made without an object per chip."""
+    column, row = (pc.utf8_lpad(pc.cast(pa.array(values), pa.string()), 4, "0") for values in (cells.column, cells.row))
+    epsg = pc.cast(pa.array(cells.epsg), pa.string())
+    return pc.binary_join_element_wise(epsg, f"{cells.cell_m:04d}", column, row, "-")
 
 
 def read_plan(path: Path, columns: Sequence[str] | None = None) -> geopandas.GeoDataFrame:
@@ -106,6 +204,23 @@ def iterate_plan(path: Path, columns: Sequence[str] | None = None, rows: int = b
         names = [name for name in file.schema_arrow.names if name != geometry_column] if columns is None else columns
         for batch in file.iter_batches(batch_size=rows, columns=list(names)):
             yield _frame(pa.Table.from_batches([batch]))
+
+
+def iterate_tables(path: Path, columns: Sequence[str] | None = None, rows: int = batch_rows) -> Iterator[pa.Table]:
+    """The plan in Arrow tables of at most `rows` chips, every column (geometry as WKB) or those named."""
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns)):
+            yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
+
+
+def extra_types(path: Path) -> dict[str, pa.DataType]:
+    """The user's own columns of a plan and their types."""
+    with _opened(path) as file:
+        return {
+            field.name: field.type
+            for field in file.schema_arrow
+            if field.name not in plan_types and field.name != geometry_column
+        }
 
 
 def count_plan(path: Path) -> int:
@@ -139,16 +254,8 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def _write_batches(file: Any, plan: pd.DataFrame, extra: dict[str, pa.Array]) -> None:
-    fields = [*plan_types.items(), *((name, values.type) for name, values in extra.items()), ("geometry", pa.binary())]
-    schema = pa.schema(fields, metadata={"geo": _geo_metadata(_crosses_antimeridian(plan))})
-    dictionary = [name for name, kind in plan_types.items() if kind == pa.string() and name != "chip_id"]
-    with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=dictionary) as writer:
-        for start in range(0, len(plan), batch_rows):
-            part = plan.iloc[start : start + batch_rows]
-            fixed = [_array(part[name], kind) for name, kind in plan_types.items()]
-            further = [values.slice(start, len(part)) for values in extra.values()]
-            writer.write_table(pa.Table.from_arrays([*fixed, *further, _footprints(part)], schema=schema))
+def _fixed_columns(plan: pd.DataFrame) -> pa.Table:
+    return pa.table({name: _array(plan[name], kind) for name, kind in plan_types.items()})
 
 
 def _array(values: pd.Series[Any], kind: pa.DataType | None = None) -> pa.Array:
@@ -156,46 +263,18 @@ def _array(values: pd.Series[Any], kind: pa.DataType | None = None) -> pa.Array:
     return result.combine_chunks() if isinstance(result, pa.ChunkedArray) else result
 
 
-def _extra_columns(extra: pd.DataFrame) -> dict[str, pa.Array]:
-    """Arrow arrays of the user's own columns; what Arrow cannot store as one type is stored as text."""
-    arrays = {}
-    for name in extra.columns:
-        column = extra[name]
-        try:
-            arrays[str(name)] = _array(column)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
-            texts = [None if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
-            arrays[str(name)] = pa.array(texts, type=pa.string())
-    return arrays
-
-
-def _cells(plan: pd.DataFrame) -> Cells:
-    size = round(float(plan["xmax"].iloc[0] - plan["xmin"].iloc[0])) if len(plan) else 10
-    column, row = (np.round(plan[name].to_numpy(dtype=np.float64) / size).astype(np.int64) for name in ("xmin", "ymin"))
-    return Cells(cell_m=size, epsg=plan["epsg"].to_numpy(dtype=np.int64), column=column, row=row)
-
-
-def _crosses_antimeridian(plan: pd.DataFrame) -> bool:
-    lon = plan["lon"].to_numpy(dtype=np.float64)
-    near = plan.iloc[np.flatnonzero(np.abs(lon) > 170.0)]
-    if not len(near):
-        return False
-    corner_lon, _ = _cells(near).corners_lonlat()
-    return bool(np.any((corner_lon > 180.0) | (corner_lon < -180.0)))
-
-
-def _footprints(plan: pd.DataFrame) -> pa.Array:
+def _footprints(cells: Cells) -> pa.Array:
     """Footprints as WKB polygons, built without an object per chip; those on the antimeridian are cut in two."""
-    lon, lat = _cells(plan).corners_lonlat()
+    lon, lat = cells.corners_lonlat()
     ring = np.stack([lon, lat], axis=2)[:, [0, 1, 2, 3, 0]]
-    records = np.zeros(len(plan), dtype=_polygon_wkb)
+    records = np.zeros(len(cells), dtype=_polygon_wkb)
     records["order"], records["kind"], records["rings"], records["points"] = 1, 3, 1, 5
     records["lonlat"] = ring
-    crossing = np.flatnonzero((lon.max(axis=1) > 180.0) | (lon.min(axis=1) < -180.0))
+    crossing = np.flatnonzero(((lon > 180.0) | (lon < -180.0)).any(axis=1))
     if not len(crossing):
-        offsets = np.arange(len(plan) + 1, dtype=np.int32) * _polygon_wkb.itemsize
+        offsets = np.arange(len(cells) + 1, dtype=np.int32) * _polygon_wkb.itemsize
         return pa.Array.from_buffers(
-            pa.binary(), len(plan), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(records.tobytes())]
+            pa.binary(), len(cells), [None, pa.py_buffer(offsets.tobytes()), pa.py_buffer(records.tobytes())]
         )
     values: list[bytes] = [record.tobytes() for record in records]
     for index in crossing.tolist():
@@ -212,10 +291,3 @@ def _cut_at_antimeridian(ring: npt.NDArray[np.float64]) -> Any:
         if part.area > 0:
             parts.append(shapely.affinity.translate(part, xoff=-turn))
     return shapely.multipolygons(parts)
-
-
-def _geo_metadata(has_multipolygons: bool) -> bytes:
-    """GeoParquet 1.1: WKB in longitude and latitude (OGC:CRS84 where no CRS is stated)."""
-    kinds = ["Polygon", "MultiPolygon"] if has_multipolygons else ["Polygon"]
-    column = {"encoding": "WKB", "geometry_types": kinds}
-    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}).encode()

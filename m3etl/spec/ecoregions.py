@@ -7,6 +7,7 @@ that both drawing (few misses in the bounding boxes) and lookup (short boundarie
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +36,9 @@ class Ecoregions:
     """The ecoregions of the 14 biomes in the order of their ids, and their pieces.
 
     `eco_id`, `biome` (0-13), `area_km2`: (E,); `name`, `realm`: E strings. `pieces`: (P,) prepared polygons, `owner`:
-    (P,) index of the ecoregion of a piece, ascending; `piece_box`: (P, 4) west, south, east, north. Where polygons
-    overlap, the lowest id owns the point.
+    (P,) index of the ecoregion of a piece, ascending; `piece_box`: (P, 4) west, sine of south, east, sine of north;
+    `piece_edges`: (P + 1,) running sum of the areas of these boxes. Where polygons overlap, the lowest id owns the
+    point.
     """
 
     eco_id: Integers
@@ -47,6 +49,7 @@ class Ecoregions:
     pieces: Geometries
     owner: Integers
     piece_box: Floats
+    piece_edges: Floats
     tree: shapely.STRtree
 
     def __len__(self) -> int:
@@ -68,14 +71,14 @@ class Ecoregions:
         longitude and sine of latitude over the boxes of the pieces, so hits are uniform over the ecoregion's area on
         the sphere.
         """
-        box = self.piece_box
-        sine_south, sine_north = np.sin(np.radians(box[:, 1])), np.sin(np.radians(box[:, 3]))
-        edges = np.concatenate([[0.0], np.cumsum((box[:, 2] - box[:, 0]) * (sine_north - sine_south))])
-        first, after = np.searchsorted(self.owner, index, side="left"), np.searchsorted(self.owner, index, side="right")
+        edges = self.piece_edges
+        span = np.searchsorted(self.owner, np.arange(len(self) + 1))
+        first, after = span[index], span[index + 1]
         position = edges[first] + uniforms[:, 0] * (edges[after] - edges[first])
         piece = np.clip(np.searchsorted(edges, position, side="right") - 1, first, after - 1)
-        lon = box[piece, 0] + uniforms[:, 1] * (box[piece, 2] - box[piece, 0])
-        lat = np.degrees(np.arcsin(sine_south[piece] + uniforms[:, 2] * (sine_north[piece] - sine_south[piece])))
+        west, sine_south, east, sine_north = self.piece_box[piece].T
+        lon = west + uniforms[:, 1] * (east - west)
+        lat = np.degrees(np.arcsin(sine_south + uniforms[:, 2] * (sine_north - sine_south)))
         return lon, lat, shapely.contains_xy(self.pieces[piece], lon, lat)
 
 
@@ -87,6 +90,7 @@ def build_ecoregions(
     realm: Sequence[str],
     geometry: Geometries,
     within: BaseGeometry | None = None,
+    threads: int = 1,
 ) -> Ecoregions:
     """Ecoregions from table columns, clipped to `within`. Rock and Ice is left out by name; rows of one id are joined.
 
@@ -110,7 +114,7 @@ def build_ecoregions(
     shapes = _polygons_within(np.asarray([geometry[row] for row in rows], dtype=object), within)
     ids = np.asarray([eco_id[row] for row in rows], dtype=np.int64)
     unique_ids, first_row, group = np.unique(ids, return_index=True, return_inverse=True)
-    pieces, owner = _cut(shapes, group)
+    pieces, owner = _cut_side_by_side(shapes, group, threads)
     areas = np.bincount(owner, weights=area_km2_of(pieces), minlength=len(unique_ids))
     kept = np.flatnonzero(areas > 0)
     position = np.full(len(unique_ids), -1, dtype=np.int64)
@@ -119,6 +123,8 @@ def build_ecoregions(
     pieces, owner = pieces[used], position[owner[used]]
     shapely.prepare(pieces)
     source = [rows[first_row[item]] for item in kept.tolist()]
+    west, south, east, north = shapely.bounds(pieces).reshape(-1, 4).T
+    sine_south, sine_north = np.sin(np.radians(south)), np.sin(np.radians(north))
     return Ecoregions(
         eco_id=unique_ids[kept],
         name=tuple(str(name[row]) for row in source),
@@ -127,7 +133,8 @@ def build_ecoregions(
         area_km2=np.asarray(areas[kept], dtype=np.float64),
         pieces=pieces,
         owner=owner,
-        piece_box=shapely.bounds(pieces).reshape(-1, 4),
+        piece_box=np.stack([west, sine_south, east, sine_north], axis=1),
+        piece_edges=np.concatenate([[0.0], np.cumsum((east - west) * (sine_north - sine_south))]),
         tree=shapely.STRtree(pieces),
     )
 
@@ -179,6 +186,20 @@ def _polygons_within(geometry: Geometries, within: BaseGeometry | None) -> Geome
     geometry[partly] = polygons_only(shapely.intersection(geometry[partly], within))
     geometry[outside] = shapely.Polygon()
     return geometry
+
+
+def _cut_side_by_side(geometry: Geometries, group: Integers, threads: int) -> tuple[Geometries, Integers]:
+    """`_cut`, with the ecoregions shared out over threads; `group`: (N,) ascending."""
+    edges = np.searchsorted(group, np.unique(group)[:: max(1, len(geometry) // (4 * threads))])
+    parts = [
+        (geometry[first:after], group[first:after])
+        for first, after in zip(edges, [*edges[1:], len(geometry)], strict=True)
+    ]
+    if len(parts) < 2:
+        return _cut(geometry, group)
+    with ThreadPoolExecutor(threads) as pool:
+        cut = list(pool.map(lambda part: _cut(*part), parts))
+    return np.concatenate([pieces for pieces, _ in cut]), np.concatenate([owner for _, owner in cut])
 
 
 def _cut(geometry: Geometries, group: Integers) -> tuple[Geometries, Integers]:

@@ -99,22 +99,30 @@ class Cells:
         lon, lat = self.centre_lonlat
         return self._zone_matches(lon, lat) & self._hemisphere_matches(self.centre_xy[1], self.centre_xy[1])
 
-    def wholly_inside(self, margin_m: float = 0.0) -> Flags:
+    def wholly_inside(self, margin_m: float = 0.0, centre_lonlat: tuple[Floats, Floats] | None = None) -> Flags:
         """True where the whole cell, grown by `margin_m` on every side, lies in its own zone and hemisphere.
 
         Such cells of different zones never overlap. Tested on the longitude and latitude box of the corners and edge
-        midpoints, grown by how far an edge can bulge between them.
+        midpoints, grown by how far an edge can bulge between them. `centre_lonlat`: the centres, where they are known.
         """
         _, south, _, north = self.bounds_xy
         inside = self._hemisphere_matches(south - margin_m, north + margin_m)
-        lon, lat = self.centre_lonlat
+        lon, lat = self.centre_lonlat if centre_lonlat is None else centre_lonlat
         reach_lat = (0.7072 * self.cell_m + 1.4143 * margin_m) * 1.01 / _metres_per_degree
         reach_lon = reach_lat / np.maximum(np.cos(np.radians(np.abs(lat) + reach_lat)), 1e-3)
-        certain = self._box_matches(lon - reach_lon, lon + reach_lon, lat - reach_lat, lat + reach_lat)
+        certain = self._in_regular_zone(lon, lat, reach_lon, reach_lat)
         doubtful = np.flatnonzero(inside & ~certain)
         if len(doubtful):
             inside[doubtful] = self[doubtful]._box_test(margin_m)
         return inside
+
+    def _in_regular_zone(self, lon: Floats, lat: Floats, reach_lon: Floats, reach_lat: float) -> Flags:
+        """True where a box around the centre is surely inside a zone of six degrees, away from the exceptions."""
+        west = 6.0 * (self.epsg % 100) - 186.0
+        regular = (lat + reach_lat < 56.0) | (lon + reach_lon < 0.0) | (lon - reach_lon > 42.0)
+        inside = (lon - reach_lon >= west) & (lon + reach_lon < west + 6.0)
+        reachable = (lat - reach_lat >= south_limit_lat) & (lat + reach_lat <= north_limit_lat)
+        return np.asarray(regular & inside & reachable)
 
     def _box_test(self, margin_m: float) -> Flags:
         west, south, east, north = self.bounds_xy
@@ -152,8 +160,13 @@ class Cells:
 
     def _unwrapped(self, lon: Floats) -> Floats:
         """Longitudes turned to within 180 degrees of the centre; others keep every bit, so neighbours share corners."""
-        away = lon - self.centre_lonlat[0][:, None]
-        return np.where(away > 180.0, lon - 360.0, np.where(away < -180.0, lon + 360.0, lon))
+        crossing = np.flatnonzero(np.ptp(lon, axis=1) > 180.0) if len(lon) else np.zeros(0, dtype=np.int64)
+        if not len(crossing):
+            return lon
+        turned, there = lon.copy(), lon[crossing]
+        away = there - self[crossing].centre_lonlat[0][:, None]
+        turned[crossing] = np.where(away > 180.0, there - 360.0, np.where(away < -180.0, there + 360.0, there))
+        return turned
 
 
 def check_cell_size(cell_m: int) -> None:

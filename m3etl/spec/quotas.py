@@ -59,6 +59,14 @@ def largest_remainder(total: int, shares: Floats) -> Integers:
     return np.asarray(whole)
 
 
+def raised_to(target: Integers, present: Integers, total: int) -> Integers:
+    """`total` new chips that bring `present` (N,) as near to `target` (N,) as they can without taking any away.
+
+    The target adds up to at least `total` more than what is present.
+    """
+    return largest_remainder(total, np.maximum(target - present, 0).astype(np.float64))
+
+
 def _drawn_by_area(total: int, areas: Floats, keys: Integers, seed: int) -> Integers:
     """The `total` smallest of (k + u) / area over ecoregions and k = 0, 1, ...; u is the ecoregion's own number."""
     start = hashed_uniform(seed, "ecoregion-order", keys)

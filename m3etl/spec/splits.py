@@ -23,7 +23,7 @@ train, val, test, buffer = range(4)
 
 _mean_radius_km = 6371.0072
 # Smallest radius of curvature of WGS 84: distances come out too short by up to 1 %, so the buffer is never too narrow.
-_smallest_radius_km = 6335.439
+smallest_radius_km = 6335.439
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,4 +135,4 @@ def _distance_km(blocks: Blocks, row: Integers, column: Integers, lon: Floats, l
     point = np.radians(lat)
     foot = np.clip(np.arctan2(np.sin(point), np.cos(point) * np.cos(beside)), south, north)
     half = np.sin((foot - point) / 2) ** 2 + np.cos(foot) * np.cos(point) * np.sin(beside / 2) ** 2
-    return np.asarray(2 * _smallest_radius_km * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0))))
+    return np.asarray(2 * smallest_radius_km * np.arcsin(np.sqrt(np.clip(half, 0.0, 1.0))))

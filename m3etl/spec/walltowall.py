@@ -11,7 +11,14 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from m3etl.spec.ecoregions import area_km2_of, earth_radius_km
-from m3etl.spec.lattice import Cells, lonlat_of_xy, north_limit_lat, south_limit_lat, xy_of_lonlat
+from m3etl.spec.lattice import (
+    Cells,
+    false_northing_m,
+    lonlat_of_xy,
+    north_limit_lat,
+    south_limit_lat,
+    xy_of_lonlat,
+)
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -39,18 +46,79 @@ def cells_in_region(region: BaseGeometry, cell_m: int) -> Iterator[Cells]:
                 yield from _cells_of_zone(region, part, base + zone, cell_m)
 
 
+class SeamCells:
+    """Collects the cells near the seams of a wall-to-wall plan, batch by batch, and measures the seams at the end.
+
+    Its memory grows with the length of the seams, not with the plan.
+    """
+
+    def __init__(self, cell_m: int) -> None:
+        self._cell_m = cell_m
+        self._near: list[Cells] = []
+
+    def add(self, cells: Cells) -> None:
+        """Take what of these cells lies at most two cells from the edge of its zone."""
+        near = cells[~cells.wholly_inside(margin_m=2.0 * cells.cell_m)]
+        if len(near):
+            self._near.append(near)
+
+    def figures(self) -> Seams:
+        """Gaps are the narrow holes that remain between cells along the seams, and the strip along the equator."""
+        none = np.zeros(0, dtype=np.int64)
+        near = Cells(
+            cell_m=self._cell_m,
+            epsg=np.concatenate([none, *(part.epsg for part in self._near)]),
+            column=np.concatenate([none, *(part.column for part in self._near)]),
+            row=np.concatenate([none, *(part.row for part in self._near)]),
+        )
+        crossing = int(np.sum(~near.wholly_inside()))
+        overlap, gap = _equator_km2(near)
+        group = _seam_of(near)
+        for number in np.unique(group).tolist():
+            found = _overlap_and_gap_km2(near[group == number])
+            overlap, gap = overlap + found[0], gap + found[1]
+        return Seams(cells=crossing, overlap_km2=overlap, gap_km2=gap)
+
+
 def seams_of(cells: Cells) -> Seams:
-    """Seam figures of a wall-to-wall plan. Gaps are the narrow holes that remain between cells along the seams."""
-    near = cells[~cells.wholly_inside(margin_m=2.0 * cells.cell_m)]
-    crossing = int(np.sum(~near.wholly_inside()))
-    if crossing == 0:
-        return Seams(cells=0, overlap_km2=0.0, gap_km2=0.0)
+    """Seam figures of a wall-to-wall plan that is held in memory."""
+    seams = SeamCells(cells.cell_m)
+    seams.add(cells)
+    return seams.figures()
+
+
+def _seam_of(cells: Cells) -> Integers:
+    """A number for the seam that each cell is nearest to: the meridian between two zones, by hemisphere.
+
+    Where Norway and Svalbard bend the seams, they make one.
+    """
+    if len(cells) == 0:
+        return np.zeros(0, dtype=np.int64)
+    lon, lat = cells.centre_lonlat
+    meridian = np.round((lon + 180.0) / 6.0).astype(np.int64) % 60
+    bent = (lat >= 50.0) & (lon > -3.0) & (lon < 45.0)
+    return np.where(cells.epsg >= 32700, 100 + meridian, np.where(bent, 200, meridian))
+
+
+def _overlap_and_gap_km2(near: Cells) -> tuple[float, float]:
+    if len(np.unique(near.epsg)) < 2:
+        return 0.0, 0.0
     shapes = polygons_lonlat(near)
     first, second = shapely.STRtree(shapes).query(shapes, predicate="intersects")
     once = (near.epsg[first] < near.epsg[second]).nonzero()[0]
     overlap = area_km2_of(shapely.intersection(shapes[first[once]], shapes[second[once]])).sum()
-    gaps = _narrow_holes(shapes, cells.cell_m)
-    return Seams(cells=crossing, overlap_km2=float(overlap), gap_km2=float(area_km2_of(gaps).sum()))
+    return float(overlap), float(area_km2_of(_narrow_holes(shapes, near.cell_m)).sum())
+
+
+def _equator_km2(near: Cells) -> tuple[float, float]:
+    """Overlap and gap along the equator, where the lattices of a zone meet: its northing is no multiple of a cell."""
+    north = near[(near.epsg < 32700) & (near.row == 0)]
+    # The northernmost row of the south whose centre lies below the equator.
+    top = -(-(2 * int(false_northing_m) - near.cell_m) // (2 * near.cell_m)) - 1
+    south = near[(near.epsg >= 32700) & (near.row == top)]
+    pairs = len(np.intersect1d(north.epsg * 100_000 + north.column, (south.epsg - 100) * 100_000 + south.column))
+    excess_km2 = ((top + 1) * near.cell_m - false_northing_m) / 1000.0 * near.cell_m / 1000.0 * pairs
+    return max(excess_km2, 0.0), max(-excess_km2, 0.0)
 
 
 def polygons_lonlat(cells: Cells) -> npt.NDArray[np.object_]:

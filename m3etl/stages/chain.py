@@ -13,6 +13,8 @@ from m3etl.campaign import (
     Campaign,
     CampaignConfig,
     EarthEngineConfig,
+    SampleConfig,
+    SplitConfig,
     create_campaign,
     locked,
     open_campaign,
@@ -101,23 +103,54 @@ def start_campaign(
     return reread(campaign), summary
 
 
-def draw_plan(campaign: Campaign, *, ecoregions: Path | None = None, progress: Progress) -> Summary:
+def grow_campaign(
+    root: Path, addition: SampleConfig, words: str, *, split: SplitConfig, ecoregions: Path | None, progress: Progress
+) -> tuple[Campaign, Summary]:
+    """Append the chips of a further request to the plan in `root`; what the plan holds stays as it is.
+
+    `words`: the request as it was typed, kept in campaign.toml. Raises InputError where there is no plan or the
+    request does not fit it.
+    """
+    campaign = open_campaign(root)
+    if not campaign.plan_path.exists():
+        raise InputError(f"there is no plan in {root} to add to", hint="Draw one first, without --add.")
+    recorded = campaign.config
+    if split != recorded.split:
+        raise InputError(
+            "the split of a chip never changes: a plan that is there keeps its way to split",
+            hint="Leave the options of splits away, or start another campaign with `m3etl -C DIR sample`.",
+        )
+    summary = draw_plan(campaign, ecoregions=ecoregions, progress=progress, addition=addition)
+    years = (min(recorded.sample.years[0], addition.years[0]), max(recorded.sample.years[1], addition.years[1]))
+    number = str(len(recorded.additions) + 1)
+    grown = open_campaign(root).with_config(
+        sample=replace(recorded.sample, years=years), additions={**recorded.additions, number: words}
+    )
+    save_config(grown)
+    return grown, summary
+
+
+def draw_plan(
+    campaign: Campaign, *, ecoregions: Path | None = None, progress: Progress, addition: SampleConfig | None = None
+) -> Summary:
     """Run `sample` with the ecoregions of a file, else with those of the campaign's Earth Engine."""
+    from m3etl.stages.request import check_sampling
     from m3etl.stages.sample import run_sample
 
+    check_sampling(campaign, addition)
     if ecoregions is not None:
         from m3etl.io.ecoregions import read_ecoregions as read_file
 
         table = read_file(ecoregions)
         with locked(campaign):
-            return run_sample(campaign, ecoregions=table, progress=progress)
+            return run_sample(campaign, ecoregions=table, progress=progress, addition=addition)
     from m3etl.io.earthengine import read_ecoregions
 
     with open_source(campaign) as session:
         progress.say("reading the ecoregions (RESOLVE/ECOREGIONS/2017) from Earth Engine")
         table = read_ecoregions(session)
     with locked(campaign):
-        return run_sample(campaign, ecoregions=table, progress=progress)
+        return run_sample(campaign, ecoregions=table, progress=progress, addition=addition)
 
 
 @contextlib.contextmanager
@@ -174,7 +207,8 @@ def _refuse_other_plan(existing: Campaign, wanted: CampaignConfig) -> None:
     ]
     raise InputError(
         f"{existing.root} holds a plan that was drawn from another request: {'; '.join(changed) or 'other splits'}",
-        hint="Give the same options to keep it, or start another campaign with `m3etl -C DIR sample`.",
+        hint="Give the same options to keep it, add chips to it with `m3etl sample --add`, or start another campaign "
+        "with `m3etl -C DIR sample`.",
     )
 
 

@@ -2,138 +2,145 @@
 
 from __future__ import annotations
 
+import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from m3etl.campaign import Campaign, SampleConfig
+from m3etl.campaign import Campaign, SampleConfig, SplitConfig
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.ecoregions import normalise_ecoregions
-from m3etl.io.plan import plan_types, read_plan, write_plan
-from m3etl.io.regions import read_region, shipped_regions
-from m3etl.spec.biomes import biome_name, no_biome, select_biomes
+from m3etl.io.exclusions import read_exclusion
+from m3etl.io.leakage import read_leakage
+from m3etl.io.m3leo import normal_splits, read_m3leo_splits, with_splits
+from m3etl.io.plan import PlanWriter, chip_id_array
+from m3etl.io.points import PointTable, read_points
+from m3etl.io.regions import shipped_regions
+from m3etl.spec.biomes import biome_name, no_biome
+from m3etl.spec.cellstreams import is_in
 from m3etl.spec.ecoregions import Ecoregions, build_ecoregions
-from m3etl.spec.lattice import check_cell_size
+from m3etl.spec.exclusion import Exclusion
 from m3etl.spec.region import Region
 from m3etl.spec.sampling import years_of_cells
-from m3etl.spec.splits import SplitRule, names_of_splits, split_of_lonlat
-from m3etl.stages.selection import Selection, largest_plan, select_cells
+from m3etl.spec.splitmodes import Splits
+from m3etl.spec.splits import split_names
+from m3etl.stages.growth import joined_types, read_present
+from m3etl.stages.request import check_sampling
+from m3etl.stages.selection import Ground, Part, Selection, select_cells
+from m3etl.stages.splitting import plan_splits
 from m3etl.stages.summary import Progress, Summary
 
 if TYPE_CHECKING:
     import geopandas
 
 Integers = npt.NDArray[np.int64]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-years_of_interest = (1980, 2100)
+most_threads = 8
 
 
-def run_sample(campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress: Progress) -> Summary:
-    """Draw the plan that the configuration asks for and write chips.parquet.
+def run_sample(
+    campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress: Progress, *, addition: SampleConfig | None = None
+) -> Summary:
+    """Draw the plan that the configuration asks for and write chips.parquet, in row groups.
 
     `ecoregions` is a table of RESOLVE's columns from a file or from Earth Engine. The same configuration gives the
-    same bytes. Chips whose generation is fixed stay in the plan as they are; others are drawn anew. Raises InputError
-    for a wrong configuration (with every problem of it), NothingSelectedError where no chip comes out.
+    same bytes. Of a plan that is there already, chips with a fixed generation stay as they are and others are drawn
+    anew. With an `addition`, every chip stays, and the chips of that request are appended. Raises InputError for a
+    wrong configuration (with every problem of it), NothingSelectedError where no chip comes out.
     """
     started = time.monotonic()
-    config = campaign.config.sample
-    region, rule = check_sampling(campaign)
+    config = addition or campaign.config.sample
+    region = check_sampling(campaign, addition)
+    exclusion = read_exclusion(config.exclude, config.exclude_buffer_km)
+    _refuse_covered(region, exclusion, config)
+    points = _read_points(config, campaign.config.split) if config.strategy == "points" else None
     table = normalise_ecoregions(ecoregions, "the table of ecoregions")
-    known = build_ecoregions(
-        eco_id=table["eco_id"].tolist(),
-        name=table["eco_name"].tolist(),
-        biome_name=table["biome_name"].tolist(),
-        realm=table["realm"].tolist(),
-        geometry=np.asarray(table.geometry.array, dtype=object),
-        within=None if region.is_globe else region.geometry,
+    threads = min(most_threads, os.cpu_count() or 1)
+    known = _build(table, region, threads)
+    splits = plan_splits(campaign.config.split, region, campaign.chip_m, table)
+    present = read_present(campaign, fixed_only=addition is None)
+    ground = Ground(
+        region=region,
+        ecoregions=known,
+        exclusion=exclusion,
+        taken=present.keys if addition else np.zeros(0, dtype=np.int64),
+        planned=np.asarray([present.planned.get(eco_id, 0) if addition else 0 for eco_id in known.eco_id.tolist()]),
+        threads=threads,
     )
     progress.start("sample", config.chips if config.strategy == "biome" else None)
-    selection = select_cells(config, region, known, progress)
-    progress.finish()
-    plan = plan_of_cells(selection, known, region, config, rule)
-    if len(plan) == 0:
-        raise NothingSelectedError(
-            f"strategy {config.strategy} selects no chip in the region {region.name}"
-            + "".join(f"; {count} {reason}" for reason, count in selection.rejected.items() if count),
-            hint="Choose another region with --region, other biomes with --biomes, or other points.",
-        )
-    kept = _fixed_chips(campaign)
-    _refuse_other_size(kept, campaign)
-    plan = _joined(kept, plan)
-    write_plan(campaign.plan_path, plan)
-    return _summary(campaign, region, plan, selection, len(kept), time.monotonic() - started)
+    selection = select_cells(config, ground, points, progress)
+    rows = _Rows(config, known, splits, region, present.keys)
+    with PlanWriter(campaign.plan_path, joined_types(present.extra, selection.extra)) as writer:
+        for kept in present.tables():
+            writer.write(kept)
+        tally = _write_new(writer, rows, selection, threads)
+        progress.finish()
+        if tally.chips == 0:
+            _refuse_nothing(config, region, selection)
+    return _summary(campaign, config, region, selection, tally, len(present), time.monotonic() - started)
 
 
-def check_sampling(campaign: Campaign) -> tuple[Region, SplitRule]:
-    """The region and the split rule of a campaign whose options are sound. Raises InputError with every problem."""
-    config, split = campaign.config.sample, campaign.config.split
-    problems: list[str] = []
-    hints: list[str] = []
-    region, rule = None, None
-    if config.strategy not in {"biome", "grid", "points"}:
-        problems.append(f"strategy must be biome, grid or points, not {config.strategy!r}")
-    if config.chips <= 0:
-        problems.append(f"chips must be at least 1, not {config.chips}")
-    elif config.chips > largest_plan:
-        problems.append(f"chips must be at most {largest_plan:,}, not {config.chips:,}")
-    first, last = config.years
-    if first > last:
-        problems.append(f"years {first}:{last} are reversed")
-    elif first < years_of_interest[0] or last > years_of_interest[1]:
-        problems.append(f"years {first}:{last} are not within {years_of_interest[0]} and {years_of_interest[1]}")
-    if config.seed < 0:
-        problems.append(f"seed must not be negative, but is {config.seed}")
-    if not 0.0 <= config.reserve_fraction <= 2.0:
-        problems.append(f"reserve_fraction must be within 0 and 2, not {config.reserve_fraction:g}")
-    if not 0.0 <= config.spacing_m <= 100_000.0:
-        problems.append(f"spacing_m must be within 0 and 100000, not {config.spacing_m:g}")
-    elif config.spacing_m and config.strategy != "biome":
-        problems.append(f"spacing_m belongs to strategy biome, not to {config.strategy}")
-    if config.points and config.strategy != "points":
-        problems.append(f"a file of points belongs to strategy points, not to {config.strategy}")
-    if config.strategy == "points" and not config.points:
-        problems.append("strategy points needs --points FILE")
-    try:
-        select_biomes(config.biomes)
-    except InputError as error:
-        problems.append(error.message)
-        hints.append(error.hint)
-    try:
-        region = read_region(config.region)
-    except InputError as error:
-        problems.append(error.message)
-        hints.append(error.hint)
-    try:
-        check_cell_size(round(campaign.chip_m))
-        fractions = (split.train, split.val, split.test)
-        rule = SplitRule(seed=split.seed, block_km=split.block_km, fractions=fractions, buffer_km=split.buffer_km)
-        rule.reach_km(campaign.chip_m)
-    except ValueError as error:
-        problems.append(str(error))
-    if problems or rule is None or region is None:
-        hint = "\n".join(hints) or "Correct these options or campaign.toml."
-        raise InputError("cannot sample: " + "; ".join(problems), hint=hint)
-    return region, rule
+@dataclass(slots=True)
+class _Tally:
+    """Counts of the new chips: by biome and whether reserve, by split, by year; ecoregions of each biome."""
+
+    chips: int = 0
+    biomes: Counter[tuple[int, bool]] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    years: Counter[int] = field(default_factory=Counter)
+    ecoregions: set[tuple[int, int]] = field(default_factory=set)
+
+    def add(self, rows: pa.Table) -> None:
+        reserve = rows["reserve"].to_numpy()
+        biome, ecoregion = rows["biome"].to_numpy(), rows["ecoregion"].to_numpy()
+        for flag in (False, True):
+            found, counts = np.unique(biome[reserve == flag], return_counts=True)
+            self.biomes.update({(int(one), flag): int(count) for one, count in zip(found, counts, strict=True)})
+        chosen = ~reserve & (ecoregion >= 0)
+        pairs = np.unique(biome[chosen].astype(np.int64) << 32 | ecoregion[chosen])
+        self.ecoregions.update((pair >> 32, pair & 0xFFFFFFFF) for pair in pairs.tolist())
+        planned = rows.filter(pa.array(~reserve))
+        for name, counter in (("split", self.splits), ("year", self.years)):
+            for item in pc.value_counts(planned[name].combine_chunks()).to_pylist():
+                counter[item["values"]] += item["counts"]
+        self.chips += len(rows)
 
 
-def plan_of_cells(
-    selection: Selection, ecoregions: Ecoregions, region: Region, config: SampleConfig, rule: SplitRule
-) -> pd.DataFrame:
-    """The rows of the plan, in the order of the cells: every column of `plan_types`, then the user's own."""
-    cells = selection.cells
-    lon, lat = cells.centre_lonlat
-    found = selection.ecoregion
-    # One more entry at the end, for the index -1 of chips that lie in no ecoregion.
-    biome = np.append(ecoregions.biome, no_biome)[found]
-    eco_id = np.append(ecoregions.eco_id, -1)[found]
-    realm = np.asarray([*ecoregions.realm, ""], dtype=object)[found]
-    west, south, east, north = cells.bounds_xy
-    plan = pd.DataFrame(
-        {
-            "chip_id": cells.chip_ids(),
+class _Rows:
+    """Makes the rows of the plan from cells; holds nothing that changes, so that threads may share it."""
+
+    def __init__(
+        self, config: SampleConfig, ecoregions: Ecoregions, splits: Splits | None, region: Region, taken: Integers
+    ) -> None:
+        self._config = config
+        self._splits = splits
+        self._taken = taken
+        # One more entry at the end, for the index -1 of chips that lie in no ecoregion.
+        self._biome = np.append(ecoregions.biome, no_biome)
+        self._eco_id = np.append(ecoregions.eco_id, -1)
+        self._realm = _Names([*ecoregions.realm, ""])
+        self._regions = shipped_regions() if region.is_globe else ()
+        self._region_names = _Names([region.name, *(known.name for known in self._regions)])
+
+    def __call__(self, part: Part) -> pa.Table:
+        """Every column of `plan_types`, then the user's own, for the cells that the plan does not hold yet."""
+        cells = part.cells
+        lon, lat = cells.centre_lonlat
+        west, south, east, north = cells.bounds_xy
+        eco_id = self._eco_id[part.ecoregion]
+        columns: dict[str, Any] = {
+            "chip_id": chip_id_array(cells),
             "row": np.full(len(cells), -1, dtype=np.int64),
             "generation": np.full(len(cells), -1, dtype=np.int32),
             "epsg": cells.epsg.astype(np.int32),
@@ -143,96 +150,170 @@ def plan_of_cells(
             "ymax": north,
             "lon": lon,
             "lat": lat,
-            "biome": biome.astype(np.int16),
+            "biome": self._biome[part.ecoregion].astype(np.int16),
             "ecoregion": eco_id.astype(np.int32),
-            "realm": realm,
-            "region": _region_names(region, lon, lat),
-            "year": _years(selection, config).astype(np.int16),
-            "split": names_of_splits(split_of_lonlat(rule, lon, lat, float(cells.cell_m))),
-            "reserve": selection.reserve,
+            "realm": self._realm(part.ecoregion % len(self._biome)),
+            "region": self._region_names(self._region_of(lon, lat)),
+            "year": self._years(part).astype(np.int16),
+            "split": self._split(part, lon, lat, eco_id),
+            "reserve": part.reserve,
+            **part.columns,
         }
+        rows = pa.table(columns)
+        again = is_in(cells.key, self._taken)
+        return rows.filter(pa.array(~again)) if again.any() else rows
+
+    def _years(self, part: Part) -> Integers:
+        drawn = years_of_cells(part.cells, *self._config.years, self._config.seed)
+        return np.where(part.year > 0, part.year, drawn)
+
+    def _split(self, part: Part, lon: npt.NDArray[Any], lat: npt.NDArray[Any], eco_id: Integers) -> pa.Array:
+        if self._splits is None:
+            return part.columns["point_split"]
+        codes = self._splits.codes(lon, lat, eco_id, float(part.cells.cell_m))
+        return _Names(list(split_names))(codes.astype(np.int64))
+
+    def _region_of(self, lon: npt.NDArray[Any], lat: npt.NDArray[Any]) -> Integers:
+        """The region of the request; for the globe the shipped region that each chip lies in, if any."""
+        index = np.zeros(len(lon), dtype=np.int64)
+        for number, known in enumerate(self._regions, start=1):
+            index[known.contains_lonlat(lon, lat)] = number
+        return index
+
+
+class _Names:
+    """Texts by index as Arrow arrays, without an object per row."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = pa.array(names, type=pa.string())
+
+    def __call__(self, index: Integers) -> pa.Array:
+        return self._names.take(pa.array(index))
+
+
+def _read_points(config: SampleConfig, split: SplitConfig) -> PointTable:
+    """The points of the request; where they bring their splits along, these are in the column split."""
+    points = read_points(Path(config.points))
+    if split.by != "points":
+        return points
+    if split.file:
+        return with_splits(points, read_m3leo_splits(Path(split.file)))
+    problems = (
+        []
+        if "split" in points.columns
+        else [f"it has no column split (columns: {', '.join(map(str, points.columns))})"]
     )
-    return pd.concat([plan, selection.columns.drop(columns="year", errors="ignore")], axis=1)
-
-
-def _years(selection: Selection, config: SampleConfig) -> Integers:
-    """The year of the chip's date, else the user's own year, else one drawn from the configured years."""
-    years = years_of_cells(selection.cells, *config.years, config.seed)
-    for name in ("year", "date"):
-        if name in selection.columns:
-            given = selection.columns[name]
-            numbers = pd.to_numeric(given.astype(str).str.slice(0, 4) if name == "date" else given, errors="coerce")
-            years = np.where(numbers.notna(), numbers.fillna(0), years).astype(np.int64)
-    return years
-
-
-def _region_names(
-    region: Region, lon: npt.NDArray[np.float64], lat: npt.NDArray[np.float64]
-) -> npt.NDArray[np.object_]:
-    """The region of the request; for the globe the shipped region that each chip lies in, if any."""
-    names = np.full(len(lon), region.name, dtype=object)
-    if region.is_globe:
-        for known in shipped_regions():
-            names[known.contains_lonlat(lon, lat)] = known.name
-    return names
-
-
-def _fixed_chips(campaign: Campaign) -> pd.DataFrame:
-    """Chips of the present plan whose generation is fixed: they have their rows for ever."""
-    if not campaign.plan_path.exists():
-        return pd.DataFrame(columns=list(plan_types))
-    plan = pd.DataFrame(read_plan(campaign.plan_path)).drop(columns="geometry")
-    return plan[plan["generation"] >= 0]
-
-
-def _refuse_other_size(kept: pd.DataFrame, campaign: Campaign) -> None:
-    sizes = set((kept["xmax"] - kept["xmin"]).tolist()) - {campaign.chip_m}
-    if sizes:
+    if not problems:
+        columns = points.columns.assign(split=normal_splits(points.columns["split"], problems))
+        points = PointTable(lon=points.lon, lat=points.lat, columns=columns)
+    if problems:
         raise InputError(
-            f"the campaign holds chips of {sizes.pop():g} m, and {campaign.chip_m:g} m are asked for",
-            hint="A data set has chips of one size: use another directory with `m3etl -C DIR`.",
+            f"{config.points} gives no splits: " + "; ".join(problems),
+            hint="Give every point train, val, test or buffer in a column split, or name a CSV of splits.",
+        )
+    return points
+
+
+def _build(table: geopandas.GeoDataFrame, region: Region, threads: int) -> Ecoregions:
+    return build_ecoregions(
+        eco_id=table["eco_id"].tolist(),
+        name=table["eco_name"].tolist(),
+        biome_name=table["biome_name"].tolist(),
+        realm=table["realm"].tolist(),
+        geometry=np.asarray(table.geometry.array, dtype=object),
+        within=None if region.is_globe else region.geometry,
+        threads=threads,
+    )
+
+
+def _write_new(writer: PlanWriter, rows: _Rows, selection: Selection, threads: int) -> _Tally:
+    """Append the selection part by part; other threads prepare the next ones meanwhile."""
+    tally = _Tally()
+    for made in _ahead(lambda part: writer.prepared(rows(part)), selection.parts, threads):
+        tally.add(made)
+        writer.append(made)
+    return tally
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Results in order, with `threads` more items in the making at any time."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _refuse_covered(region: Region, exclusion: Exclusion | None, config: SampleConfig) -> None:
+    if exclusion is not None and exclusion.covers(region.geometry):
+        raise NothingSelectedError(
+            f"the excluded places ({', '.join(config.exclude)}) cover the whole region {region.name}",
+            hint="Choose another region with --region, or other places with --exclude.",
         )
 
 
-def _joined(kept: pd.DataFrame, plan: pd.DataFrame) -> pd.DataFrame:
-    if not len(kept):
-        return plan
-    new = plan[~plan["chip_id"].isin(set(kept["chip_id"]))]
-    return pd.concat([kept, new], ignore_index=True) if len(new) else kept
+def _refuse_nothing(config: SampleConfig, region: Region, selection: Selection) -> None:
+    reasons = "".join(f"; {count:,} {reason}" for reason, count in selection.rejected.items() if count)
+    tried = {row["outcome"]: row["count"] for row in selection.facts.get("tried", ())}
+    near = "cells near excluded places"
+    if tried.get(near):
+        reasons += f"; {tried[near]:,} {near}"
+    raise NothingSelectedError(
+        f"strategy {config.strategy} selects no new chip in the region {region.name}{reasons}",
+        hint="Choose another region with --region, other biomes with --biomes, other points, or exclude less.",
+    )
 
 
 def _summary(
-    campaign: Campaign, region: Region, plan: pd.DataFrame, selection: Selection, kept: int, seconds: float
+    campaign: Campaign,
+    config: SampleConfig,
+    region: Region,
+    selection: Selection,
+    tally: _Tally,
+    kept: int,
+    seconds: float,
 ) -> Summary:
-    reserve = plan["reserve"].to_numpy(dtype=bool)
-    planned = plan[~reserve]
     rejected = {reason: count for reason, count in selection.rejected.items() if count}
+    reserve = sum(count for (_, flag), count in tally.biomes.items() if flag)
+    chips = tally.chips - reserve
     facts: dict[str, Any] = {
-        "strategy": campaign.config.sample.strategy,
+        "strategy": config.strategy,
         "region": region.name,
-        "chips": len(planned),
-        "reserve": int(reserve.sum()),
+        "chips": chips,
+        "reserve": reserve,
         **selection.facts,
     }
     if kept:
-        facts["kept from fixed generations"] = kept
+        facts["kept as they were"] = kept
     facts["biomes"] = [
         {
             "biome": biome_name(biome),
-            "chips": int(np.sum(planned["biome"] == biome)),
-            "reserve": int(np.sum(plan["biome"][reserve] == biome)),
-            "ecoregions": planned["ecoregion"][(planned["biome"] == biome) & (planned["ecoregion"] >= 0)].nunique(),
+            "chips": tally.biomes[biome, False],
+            "reserve": tally.biomes[biome, True],
+            "ecoregions": sum(one == biome for one, _ in tally.ecoregions),
         }
-        for biome in sorted(planned["biome"].unique().tolist())
+        for biome in sorted({biome for biome, _ in tally.biomes})
     ]
-    for name in ("split", "year"):
-        counts = planned[name].value_counts().sort_index()
-        facts[f"{name}s"] = [{name: value, "chips": int(count)} for value, count in counts.items()]
+    facts["splits"] = [{"split": name, "chips": tally.splits[name]} for name in sorted(tally.splits)]
+    facts["years"] = [{"year": year, "chips": tally.years[year]} for year in sorted(tally.years)]
+    facts.update(_leakage(campaign))
     return Summary(
-        stage="sample",
-        done=len(planned),
-        rejected=sum(rejected.values()),
-        seconds=seconds,
-        errors=rejected,
-        facts=facts,
+        stage="sample", done=chips, rejected=sum(rejected.values()), seconds=seconds, errors=rejected, facts=facts
     )
+
+
+def _leakage(campaign: Campaign) -> dict[str, Any]:
+    """Pairs of chips of different splits closer than the buffer, and the closest pair of all."""
+    found, names = read_leakage(campaign.plan_path, campaign.config.split.buffer_km)
+    facts: dict[str, Any] = {
+        "leakage": [
+            {"splits": f"{first} and {second}", f"pairs within {found.distance_km:g} km": count}
+            for (first, second), count in found.pairs.items()
+        ]
+    }
+    if names[0]:
+        facts["closest chips of different splits"] = f"{names[0]} and {names[1]}, {found.closest_km:.2f} km"
+    return facts

@@ -2,59 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import shapely
 
 from m3etl.campaign import SampleConfig
 from m3etl.errors import InputError
-from m3etl.io.plan import plan_types
-from m3etl.io.points import read_points
+from m3etl.io.plan import batch_rows, extra_columns, plan_types
+from m3etl.io.points import PointTable
 from m3etl.spec.biomes import biome_count, biome_name, no_biome
-from m3etl.spec.ecoregions import Ecoregions
-from m3etl.spec.lattice import Cells
+from m3etl.spec.cellstreams import CellRules, is_in
+from m3etl.spec.ecoregions import Ecoregions, area_km2_of
+from m3etl.spec.exclusion import Exclusion
+from m3etl.spec.lattice import Cells, north_limit_lat, south_limit_lat
 from m3etl.spec.region import Region
 from m3etl.spec.sampling import cells_of_points, draw_biome_cells
-from m3etl.spec.walltowall import cells_in_region, seams_of
+from m3etl.spec.walltowall import SeamCells, cells_in_region
 from m3etl.stages.summary import Progress
 
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
-largest_plan = 20_000_000  # chips; the plan is held in memory at about 250 bytes a chip
+largest_plan = 20_000_000  # chips; a plan of a million has about 100 MB on disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What a strategy chose.
+class Part:
+    """Consecutive chips of a plan: (N,) each, N is at most the plan's row group.
 
-    `ecoregion`: (N,) index of the ecoregion of each cell's centre or -1; `reserve`: (N,) flag; `columns`: the user's
-    own, N rows; `rejected`: counts by reason; `facts`: for the summary.
+    `ecoregion`: index of the ecoregion of each cell's centre or -1; `year`: the year that the user's own columns give
+    a chip, 0 for none; `columns`: the user's own, by name.
     """
 
     cells: Cells
     ecoregion: Integers
     reserve: Flags
-    columns: pd.DataFrame
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    year: Integers
+    columns: dict[str, pa.Array] = field(default_factory=dict)
 
 
-def select_cells(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
-    """The cells of the configured strategy. Raises InputError where it cannot work on the region or its file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a strategy chose, part by part. `rejected` (counts by reason) and `facts` are complete after the last part.
+
+    `extra`: types of the user's own columns.
+    """
+
+    parts: Iterator[Part]
+    extra: dict[str, pa.DataType] = field(default_factory=dict)
+    rejected: Counter[str] = field(default_factory=Counter)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """Where chips may lie. `taken`: sorted keys of the cells of the present plan; `planned`: chips per ecoregion."""
+
+    region: Region
+    ecoregions: Ecoregions
+    exclusion: Exclusion | None
+    taken: Integers
+    planned: Integers
+    threads: int
+
+
+def select_cells(config: SampleConfig, ground: Ground, points: PointTable | None, progress: Progress) -> Selection:
+    """The cells of the configured strategy. Raises InputError where it cannot work on the region."""
     if config.strategy == "grid":
-        return _select_grid(config, region, ecoregions, progress)
-    if config.strategy == "points":
-        return _select_points(config, region, ecoregions)
-    return _select_biomes(config, region, ecoregions, progress)
+        return _select_grid(config, ground, progress)
+    if points is not None:
+        return _select_points(config, ground, points)
+    return _select_biomes(config, ground, progress)
 
 
-def _select_biomes(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
+def _select_biomes(config: SampleConfig, ground: Ground, progress: Progress) -> Selection:
     left = config.chips
 
     def advance(count: int) -> None:
@@ -64,20 +92,27 @@ def _select_biomes(config: SampleConfig, region: Region, ecoregions: Ecoregions,
         left -= min(count, left)
 
     drawn = draw_biome_cells(
-        ecoregions,
+        ground.ecoregions,
         biomes=config.biomes,
         chips=config.chips,
-        cell_m=config.chip_px * 10,
-        seed=config.seed,
+        rules=CellRules(
+            cell_m=config.chip_px * 10,
+            seed=config.seed,
+            spacing_m=config.spacing_m,
+            taken=ground.taken,
+            is_excluded=None if ground.exclusion is None else ground.exclusion.near,
+        ),
         reserve_fraction=config.reserve_fraction,
-        spacing_m=config.spacing_m,
+        per_ecoregion=config.per_ecoregion,
+        planned=ground.planned,
+        threads=ground.threads,
         advance=advance,
     )
     absent = [biome for biome in config.biomes if biome not in drawn.quota]
     facts: dict[str, Any] = {"asked": config.chips}
     if absent:
         facts["biomes not in the region"] = ", ".join(map(biome_name, absent))
-        progress.say(f"not in {region.name}: {facts['biomes not in the region']}; the others share their chips")
+        progress.say(f"not in {ground.region.name}: {facts['biomes not in the region']}; the others share their chips")
     missing = sum(drawn.missing.values())
     if missing:
         facts["missing"] = missing
@@ -85,85 +120,146 @@ def _select_biomes(config: SampleConfig, region: Region, ecoregions: Ecoregions,
         progress.say(f"there is no room for {missing} chips: {short}")
     if drawn.exhausted:
         facts["ecoregions without room for their share"] = len(drawn.exhausted)
+    facts["tried"] = [{"outcome": name, "count": count} for name, count in drawn.outcomes.items() if count]
+    nothing = np.zeros(len(drawn.cells), dtype=np.int64)
     return Selection(
-        cells=drawn.cells,
-        ecoregion=drawn.ecoregion,
-        reserve=drawn.reserve,
-        columns=pd.DataFrame(index=range(len(drawn.cells))),
-        rejected={"chips without room": missing},
+        parts=_sliced(drawn.cells, drawn.ecoregion, drawn.reserve, nothing, {}),
+        rejected=Counter({"chips without room": missing}),
         facts=facts,
     )
 
 
-def _select_grid(config: SampleConfig, region: Region, ecoregions: Ecoregions, progress: Progress) -> Selection:
+def _select_grid(config: SampleConfig, ground: Ground, progress: Progress) -> Selection:
     cell_m = config.chip_px * 10
-    expected = region.area_km2 / (cell_m / 1000.0) ** 2
+    reachable = shapely.intersection(ground.region.geometry, shapely.box(-180, south_limit_lat, 180, north_limit_lat))
+    area_km2, reachable_km2 = (_area_km2(shape) for shape in (ground.region.geometry, reachable))
+    expected = reachable_km2 / (cell_m / 1000.0) ** 2
     if expected > largest_plan:
         raise InputError(
-            f"a grid of {config.chip_px} px chips over {region.name} would have about {expected:,.0f} chips; "
+            f"a grid of {config.chip_px} px chips over {ground.region.name} would have about {expected:,.0f} chips; "
             f"at most {largest_plan:,} make a plan",
             hint="Choose a smaller region or a larger --chip-px.",
         )
-    batches = []
-    for batch in cells_in_region(region.geometry, cell_m):
-        batches.append(batch)
-        progress.advance(len(batch))
-    cells = Cells(
-        cell_m=cell_m,
-        epsg=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.epsg for batch in batches)]),
-        column=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.column for batch in batches)]),
-        row=np.concatenate([np.zeros(0, dtype=np.int64), *(batch.row for batch in batches)]),
-    )
-    wanted, ecoregion, outside = _in_biomes(cells, ecoregions, config.biomes)
-    cells = cells[wanted]
-    seams = seams_of(cells)
-    facts = {
-        "area km2": round(len(cells) * (cell_m / 1000.0) ** 2),
-        "cells on zone seams": seams.cells,
-        "covered twice km2": round(seams.overlap_km2, 1),
-        "gaps km2": round(seams.gap_km2, 1),
-    }
-    return Selection(
-        cells=cells,
-        ecoregion=ecoregion,
-        reserve=np.zeros(len(cells), dtype=bool),
-        columns=pd.DataFrame(index=range(len(cells))),
-        rejected={"cells outside the selected biomes": outside},
-        facts=facts,
-    )
+    rejected: Counter[str] = Counter()
+    facts: dict[str, Any] = {}
+    if area_km2 - reachable_km2 > 0.5:
+        facts["outside 80S-84N km2"] = round(area_km2 - reachable_km2)
+
+    def parts() -> Iterator[Part]:
+        seams = SeamCells(cell_m)
+        chips = unowned = 0
+        for cells in _gathered(cells_in_region(reachable, cell_m), cell_m):
+            wanted, ecoregion = _wanted(cells, config, ground, rejected, "cells")
+            kept = cells[wanted]
+            seams.add(kept)
+            chips += len(kept)
+            unowned += int(np.sum(ecoregion < 0))
+            progress.advance(len(kept))
+            nothing = np.zeros(len(kept), dtype=np.int64)
+            yield Part(cells=kept, ecoregion=ecoregion, reserve=nothing.astype(bool), year=nothing)
+        found = seams.figures()
+        facts["area km2"] = round(chips * (cell_m / 1000.0) ** 2)
+        facts["cells in no ecoregion (sea, ice)"] = unowned
+        facts["cells on zone seams"] = found.cells
+        facts["covered twice km2"] = round(found.overlap_km2, 1)
+        facts["gaps km2"] = round(found.gap_km2, 1)
+
+    return Selection(parts=parts(), rejected=rejected, facts=facts)
 
 
-def _select_points(config: SampleConfig, region: Region, ecoregions: Ecoregions) -> Selection:
-    points = read_points(Path(config.points))
-    inside = np.flatnonzero(region.contains_lonlat(points.lon, points.lat))
+def _select_points(config: SampleConfig, ground: Ground, points: PointTable) -> Selection:
+    inside = np.flatnonzero(ground.region.contains_lonlat(points.lon, points.lat))
     found = cells_of_points(points.lon[inside], points.lat[inside], config.chip_px * 10)
-    wanted, ecoregion, outside = _in_biomes(found.cells, ecoregions, config.biomes)
-    columns = points.columns.iloc[inside[found.source[wanted]]].reset_index(drop=True)
-    taken = {*plan_types, "geometry"} - {"year"}
-    renamed = {name: f"point_{name}" for name in columns.columns if name in taken}
-    return Selection(
-        cells=found.cells[wanted],
-        ecoregion=ecoregion,
-        reserve=np.zeros(len(ecoregion), dtype=bool),
-        columns=columns.rename(columns=renamed),
-        rejected={
-            f"points outside {region.name}": len(points.lon) - len(inside),
+    rejected = Counter(
+        {
+            f"points outside {ground.region.name}": len(points.lon) - len(inside),
             "points outside 80S-84N": found.unreachable,
             "points whose cell crosses a zone edge": found.zone_edge,
             "points in the cell of another point": found.duplicate,
-            "points outside the selected biomes": outside,
-        },
-        facts={"points": len(points.lon)},
+        }
+    )
+    wanted, ecoregion = _wanted(found.cells, config, ground, rejected, "points")
+    frame = points.columns.iloc[inside[found.source[wanted]]].reset_index(drop=True)
+    taken = {*plan_types, "geometry"} - {"year"}
+    renamed = {name: f"point_{name}" for name in frame.columns if name in taken}
+    columns = extra_columns(frame.rename(columns=renamed).drop(columns="year", errors="ignore"))
+    cells = found.cells[wanted]
+    return Selection(
+        parts=_sliced(cells, ecoregion, np.zeros(len(cells), dtype=bool), _years_of(frame), columns),
+        extra={name: values.type for name, values in columns.items()},
+        rejected=rejected,
+        facts={"points": len(points.lon), "points in no ecoregion (sea, ice)": int(np.sum(ecoregion < 0))},
     )
 
 
-def _in_biomes(cells: Cells, ecoregions: Ecoregions, biomes: tuple[int, ...]) -> tuple[Flags, Integers, int]:
-    """Which cells have their centre in the selected biomes, the ecoregions of those, and how many have not.
+def _wanted(
+    cells: Cells, config: SampleConfig, ground: Ground, rejected: Counter[str], what: str
+) -> tuple[Flags, Integers]:
+    """Which cells are new, away from excluded places and have their centre in the selected biomes; their ecoregions.
 
-    Where no biome is left out, cells outside every biome (sea, ice) stay.
+    Where no biome is left out, cells outside every biome (sea, ice) stay. The others are counted in `rejected`.
     """
-    found = ecoregions.lookup(*cells.centre_lonlat)
-    wanted = np.isin(np.append(ecoregions.biome, no_biome)[found], biomes)
-    if len(set(biomes)) == biome_count:
-        wanted = np.ones(len(cells), dtype=bool)
-    return wanted, found[wanted], int(np.sum(~wanted))
+    wanted = ~is_in(cells.key, ground.taken)
+    rejected[f"{what} of the plan as it was"] += int(np.sum(~wanted))
+    if ground.exclusion is not None:
+        left = np.flatnonzero(wanted)
+        near = left[ground.exclusion.near(cells[left])]
+        wanted[near] = False
+        rejected[f"{what} near excluded places"] += len(near)
+    left = np.flatnonzero(wanted)
+    found = ground.ecoregions.lookup(*cells[left].centre_lonlat)
+    if len(set(config.biomes)) < biome_count:
+        selected = np.isin(np.append(ground.ecoregions.biome, no_biome)[found], config.biomes)
+        wanted[left[~selected]] = False
+        rejected[f"{what} outside the selected biomes"] += int(np.sum(~selected))
+        found = found[selected]
+    return wanted, found
+
+
+def _sliced(
+    cells: Cells, ecoregion: Integers, reserve: Flags, year: Integers, columns: dict[str, pa.Array]
+) -> Iterator[Part]:
+    for start in range(0, len(cells), batch_rows):
+        part = slice(start, start + batch_rows)
+        yield Part(
+            cells=cells[part],
+            ecoregion=ecoregion[part],
+            reserve=reserve[part],
+            year=year[part],
+            columns={name: values.slice(start, batch_rows) for name, values in columns.items()},
+        )
+
+
+def _gathered(batches: Iterator[Cells], cell_m: int) -> Iterator[Cells]:
+    """The same cells in the same order, in batches of the plan's row groups."""
+    waiting: list[Cells] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        while count >= batch_rows:
+            joined = _joined(waiting, cell_m)
+            yield joined[:batch_rows]
+            waiting, count = [joined[batch_rows:]], count - batch_rows
+    if count:
+        yield _joined(waiting, cell_m)
+
+
+def _joined(parts: list[Cells], cell_m: int) -> Cells:
+    epsg, column, row = (np.concatenate([getattr(part, name) for part in parts]) for name in ("epsg", "column", "row"))
+    return Cells(cell_m=cell_m, epsg=epsg, column=column, row=row)
+
+
+def _years_of(columns: pd.DataFrame) -> Integers:
+    """The year of the chip's date, else the user's own year, else 0."""
+    years = np.zeros(len(columns), dtype=np.int64)
+    for name in ("year", "date"):
+        if name in columns:
+            given = columns[name]
+            numbers = pd.to_numeric(given.astype(str).str.slice(0, 4) if name == "date" else given, errors="coerce")
+            years = np.where(numbers.notna(), numbers.fillna(0), years).astype(np.int64)
+    return years
+
+
+def _area_km2(shape: Any) -> float:
+    return float(area_km2_of(np.asarray([shapely.segmentize(shape, 0.5)], dtype=object))[0])

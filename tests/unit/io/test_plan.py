@@ -78,7 +78,7 @@ def test_it_is_geoparquet_with_true_footprints(tmp_path: Path):
         assert chip.geometry.symmetric_difference(expected).area < 1e-9 * expected.area
         assert shapely.is_ccw(chip.geometry.exterior)
     geo = json.loads(pq.read_schema(path).metadata[b"geo"])
-    assert geo["columns"]["geometry"]["geometry_types"] == ["Polygon"]
+    assert geo["columns"]["geometry"]["geometry_types"] == ["Polygon", "MultiPolygon"]
 
 
 def test_a_chip_on_the_antimeridian_is_cut_in_two(tmp_path: Path):

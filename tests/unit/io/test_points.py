@@ -62,12 +62,12 @@ def test_plain_parquet_with_columns(tmp_path: Path):
         (
             "lon,lat,date\n1,nan,2019-01-01\nx,2,soon\n200,3,2019\n4,91,2019-13-01\n",
             [
-                "2 points have no coordinates (rows 1, 2)",
+                "2 points have no coordinates (lines 2, 3)",
                 "2 points are not within",
-                "rows 3, 4",
+                "lines 4, 5",
                 "2 dates",
                 "'soon'",
-                "rows 2, 4",
+                "lines 3, 5",
             ],
         ),
         ("lon,lat,date\n1,2,20190101\n", ["holds numbers"]),

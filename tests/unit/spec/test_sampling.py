@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from m3etl.errors import InputError
 from m3etl.spec.biomes import biome_names
+from m3etl.spec.cellstreams import CellRules
 from m3etl.spec.ecoregions import Ecoregions, build_ecoregions
 from m3etl.spec.lattice import cells_of_lonlat
 from m3etl.spec.sampling import BiomeDraw, cells_of_points, draw_biome_cells, reserve_of, years_of_cells
@@ -24,8 +25,9 @@ def world() -> Ecoregions:
 
 
 def draw(world: Ecoregions, chips: int, **options: object) -> BiomeDraw:
-    settings_of: dict[str, object] = {"biomes": all_biomes, "cell_m": 1280, "seed": 4, **options}
-    return draw_biome_cells(world, chips=chips, **settings_of)  # type: ignore[arg-type]
+    of_rules = {"cell_m", "seed", "spacing_m", "taken", "is_excluded"} & set(options)
+    rules = CellRules(**{"cell_m": 1280, "seed": 4, **{name: options.pop(name) for name in of_rules}})  # type: ignore[arg-type]
+    return draw_biome_cells(world, chips=chips, rules=rules, **{"biomes": all_biomes, **options})  # type: ignore[arg-type]
 
 
 def keys_of(found: BiomeDraw, planned_only: bool = False) -> set[int]:

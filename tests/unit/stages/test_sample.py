@@ -98,7 +98,7 @@ def test_fixed_chips_stay_when_the_plan_is_drawn_again(tmp_path: Path, world: ge
     again = read_plan(campaign.plan_path)
     assert again["chip_id"][:5].tolist() == plan["chip_id"][:5].tolist()
     assert again["row"][:5].tolist() == [0, 1, 2, 3, 4]
-    assert summary.facts["kept from fixed generations"] == 5
+    assert summary.facts["kept as they were"] == 5
     assert not set(plan["chip_id"][5:]) & set(again["chip_id"])
     larger = campaign.with_config(sample=replace(campaign.config.sample, chip_px=448))
     with pytest.raises(InputError, match="chips of 1280 m, and 4480 m"):
