@@ -13,6 +13,7 @@ import numpy as np
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.shards import ChunkCodec, codec_names
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
+from m3etl.spec.program import Program
 
 store_version = 1
 chip_columns: Mapping[str, str] = {
@@ -171,6 +172,8 @@ def spec_of(text: str) -> ArraySpec:
     for name in ("bands", "source"):
         values[name] = tuple(values[name])
     values["classes"] = tuple(ClassCode(**item) for item in values.get("classes", ()))
+    if values.get("program"):
+        values["program"] = Program.from_json(values["program"])
     return ArraySpec(**values)
 
 

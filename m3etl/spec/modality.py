@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from m3etl.errors import InputError
+from m3etl.spec.program import Program
 
 
 class Shape(StrEnum):
@@ -82,6 +83,7 @@ class ArraySpec:
     of its own.
     statistics: "clear" leaves out cloudy pixels, "valid" takes all observed ones. target: may be a pretext target.
     label_family: arrays of one family say the same thing; none is a pretext target of an encoder probed on another.
+    program: what the recipe "program" does; None for recipes with code of their own.
     """
 
     name: str
@@ -111,6 +113,7 @@ class ArraySpec:
     target: bool = True
     label_family: str = ""
     notice: str = ""
+    program: Program | None = None
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -142,6 +145,12 @@ class ArraySpec:
             found.append("classes need a code table or class_limit")
         if self.classes and len({item.code for item in self.classes}) != len(self.classes):
             found.append("two classes have the same code")
+        if (self.program is not None) != (self.recipe == "program"):
+            found.append("the recipe 'program' and a program go together")
+        if self.program is not None:
+            found += self.program.problems()
+            if tuple(output.name for output in self.program.outputs) != self.bands:
+                found.append(f"bands {self.bands} are not those of the program")
         return found
 
     @property
@@ -180,7 +189,8 @@ class ArraySpec:
 
     def digest(self) -> str:
         """sha256 over the declaration: a changed declaration is another array."""
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        declared = {name: value for name, value in asdict(self).items() if name != "program" or value is not None}
+        text = json.dumps(declared, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

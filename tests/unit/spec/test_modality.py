@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from m3etl.errors import InputError
 from m3etl.spec.catalog import arrays
 from m3etl.spec.modality import ArraySpec, ClassCode, Shape, Temporal, Values, physical_of, valid_of
+from m3etl.spec.program import Output, Program
 
 base = {
     "name": "sample",
@@ -126,7 +127,15 @@ def test_every_field_changes_the_digest(field):
         "max_gap_days": 3.0,
         "target": False,
     }.get(field, "another")
-    assert dataclasses.replace(spec, **{field: changed}).digest() != spec.digest()
+    changes = {field: changed}
+    program = Program(outputs=(Output(name="Map", band="Map"),))
+    if field == "program":
+        changes = {"recipe": "program", "program": program}
+    other = dataclasses.replace(spec, **changes)
+    assert other.digest() != spec.digest()
+    if field == "program":
+        scaled = dataclasses.replace(program, source_scale=2.0)
+        assert dataclasses.replace(other, program=scaled).digest() != other.digest()
 
 
 def test_the_digest_is_the_same_in_another_process():
