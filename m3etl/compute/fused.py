@@ -1,4 +1,4 @@
-"""Normalising integers on the CPU in one pass: cast, scale, clip, validity, rounding to bf16, all within the cache.
+"""Normalising on the CPU in one pass: cast, scale, clip, validity, rounding to 16 bits, all within the cache of a core.
 
 The same arithmetic as the torch path of `compute.normalize`, without its temporaries, by native threads over chips.
 """
@@ -6,7 +6,9 @@ The same arithmetic as the torch path of `compute.normalize`, without its tempor
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -19,29 +21,48 @@ least_parallel = 1 << 18  # numbers; below this a thread costs more than it give
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
-def normalize_integers(
-    stored: Array, fill: Any, gain: Array, shift: Array, usable: Array, limit: float, *, bf16: bool, threads: int
-) -> tuple[Array, Array]:
-    """stored (chip, band, pixel) times gain (band) plus shift (band), within [-limit, limit], 0 where fill or unusable.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BandScale:
+    """What happens to the stored numbers of each band: x * gain + shift within [-limit, limit], 0 where fill.
 
-    Returns float32, or with `bf16` uint16 that hold the bits of bfloat16 (rounded to nearest even), and bool validity.
+    gain, shift: float32 (band,). usable: bool (band,), False where there are no statistics. fill: a number of the
+    stored type, or NaN; NaN is never valid.
     """
-    values = np.empty(stored.shape, dtype=np.uint16 if bf16 else np.float32)
-    valid = np.empty(stored.shape, dtype=np.bool_)
-    kernel = _to_bf16 if bf16 else _to_float32
-    chips = stored.shape[0]
-    parts = min(threads, chips) if stored.size >= least_parallel else 1
-    edges = [chips * part // parts for part in range(parts + 1)]
 
-    def work(part: int) -> None:
-        rows = slice(edges[part], edges[part + 1])
-        kernel(stored[rows], fill, gain, shift, usable, np.float32(limit), values[rows], valid[rows])
+    gain: Array
+    shift: Array
+    usable: Array
+    fill: Any
+    limit: float
 
-    if parts == 1:
-        work(0)
+
+def normalize_numbers(stored: Array, scale: BandScale, values: Array, valid: Array, *, kind: str, threads: int) -> None:
+    """Fill values and valid (bool) from stored, all (chip, band, pixel) and C-contiguous.
+
+    kind: float32, or bfloat16 or float16, whose bits are written into `values` of uint16, rounded to nearest even.
+    """
+    constants = scale.fill, scale.gain, scale.shift, scale.usable, np.float32(scale.limit)
+    if kind == "float32":
+        _over_chips(lambda at: _to_float32(stored[at], *constants, values[at], valid[at]), stored, threads)
+    elif kind == "bfloat16":
+        _over_chips(lambda at: _to_bfloat16(stored[at], *constants, values[at], valid[at]), stored, threads)
     else:
-        list(_pool(threads).map(work, range(parts)))
-    return values, valid
+        _over_chips(lambda at: _to_float16(stored[at], *constants, values[at], valid[at]), stored, threads)
+
+
+def look_up_classes(stored: Array, table: Array, lowest: int, indexes: Array, valid: Array, *, threads: int) -> None:
+    """Fill indexes (int64, from `table` at code - lowest) and valid (index not negative); all (chip, number)."""
+    _over_chips(lambda at: _look_up(stored[at], table, lowest, indexes[at], valid[at]), stored, threads)
+
+
+def _over_chips(work: Callable[[slice], None], stored: Array, threads: int) -> None:
+    chips = stored.shape[0]
+    parts = max(1, min(threads, chips)) if stored.size >= least_parallel else 1
+    if parts == 1:
+        work(slice(0, chips))
+        return
+    edges = [chips * part // parts for part in range(parts + 1)]
+    list(_pool(threads).map(work, map(slice, edges, edges[1:])))
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
@@ -52,44 +73,77 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 @numba.njit(nogil=True, cache=True)
+def _scaled(number: Any, fill: Any, gain: Any, shift: Any, limit: Any, usable: Any) -> Any:
+    """The normalised number as float32 and whether it was observed."""
+    value = min(max(np.float32(number) * gain + shift, -limit), limit)
+    known = (number != fill) & (number == number) & usable
+    return np.float32(value if known else np.float32(0)), known
+
+
+@numba.njit(nogil=True, cache=True)
+def _bfloat16_bits(value: Any) -> Any:
+    """Bits of the nearest bfloat16, ties to even."""
+    word = np.float32(value).view(np.uint32)
+    odd = (word >> np.uint32(16)) & np.uint32(1)
+    return np.uint16(np.uint32(word + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+
+
+@numba.njit(nogil=True, cache=True)
+def _float16_bits(value: Any) -> Any:
+    """Bits of the nearest float16, ties to even; beyond 65504 infinity."""
+    word = np.float32(value).view(np.uint32)
+    sign = np.uint32(word >> np.uint32(16)) & np.uint32(0x8000)
+    size = word & np.uint32(0x7FFFFFFF)
+    odd = (size >> np.uint32(13)) & np.uint32(1)
+    usual = np.uint32(size - np.uint32(0x38000000 - 0xFFF) + odd) >> np.uint32(13)  # exponent bias 127 becomes 15
+    tiny = np.float32(abs(np.float32(value)) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
+    bits = tiny if size < np.uint32(0x38800000) else usual  # below 2**-14 a float16 has no full mantissa
+    return np.uint16(np.uint32(0x7C00 if size >= np.uint32(0x47800000) else bits) | sign)
+
+
+@numba.njit(nogil=True, cache=True)
 def _to_float32(
     stored: Array, fill: Any, gain: Array, shift: Array, usable: Array, limit: Any, values: Array, valid: Array
 ) -> None:
     for chip in range(stored.shape[0]):
         for band in range(stored.shape[1]):
             source, target, seen = stored[chip, band], values[chip, band], valid[chip, band]
-            if not usable[band]:
-                target[:] = 0
-                seen[:] = False
-                continue
-            a, b = gain[band], shift[band]
+            a, b, c = gain[band], shift[band], usable[band]
             for place in range(source.size):
-                scaled = min(max(np.float32(source[place]) * a + b, -limit), limit)
-                known = source[place] != fill
-                target[place] = scaled if known else np.float32(0)
-                seen[place] = known
+                target[place], seen[place] = _scaled(source[place], fill, a, b, limit, c)
 
 
 @numba.njit(nogil=True, cache=True)
-def _to_bf16(
+def _to_bfloat16(
     stored: Array, fill: Any, gain: Array, shift: Array, usable: Array, limit: Any, values: Array, valid: Array
 ) -> None:
-    wide = np.empty(stored.shape[2], dtype=np.float32)
-    bits = wide.view(np.uint32)
     for chip in range(stored.shape[0]):
         for band in range(stored.shape[1]):
             source, target, seen = stored[chip, band], values[chip, band], valid[chip, band]
-            if not usable[band]:
-                target[:] = 0
-                seen[:] = False
-                continue
-            a, b = gain[band], shift[band]
+            a, b, c = gain[band], shift[band], usable[band]
             for place in range(source.size):
-                scaled = min(max(np.float32(source[place]) * a + b, -limit), limit)
-                known = source[place] != fill
-                wide[place] = scaled if known else np.float32(0)
-                seen[place] = known
+                value, seen[place] = _scaled(source[place], fill, a, b, limit, c)
+                target[place] = _bfloat16_bits(value)
+
+
+@numba.njit(nogil=True, cache=True)
+def _to_float16(
+    stored: Array, fill: Any, gain: Array, shift: Array, usable: Array, limit: Any, values: Array, valid: Array
+) -> None:
+    for chip in range(stored.shape[0]):
+        for band in range(stored.shape[1]):
+            source, target, seen = stored[chip, band], values[chip, band], valid[chip, band]
+            a, b, c = gain[band], shift[band], usable[band]
             for place in range(source.size):
-                word = bits[place]
-                odd = (word >> np.uint32(16)) & np.uint32(1)
-                target[place] = (word + np.uint32(0x7FFF) + odd) >> np.uint32(16)
+                value, seen[place] = _scaled(source[place], fill, a, b, limit, c)
+                target[place] = _float16_bits(value)
+
+
+@numba.njit(nogil=True, cache=True)
+def _look_up(stored: Array, table: Array, lowest: int, indexes: Array, valid: Array) -> None:
+    for chip in range(stored.shape[0]):
+        source, target, seen = stored[chip], indexes[chip], valid[chip]
+        for place in range(source.size):
+            index = table[int(source[place]) - lowest]
+            target[place] = index
+            seen[place] = index >= 0

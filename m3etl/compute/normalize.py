@@ -13,8 +13,12 @@ from m3etl.errors import InputError
 from m3etl.spec.modality import ArraySpec, Shape, Transform, Values
 
 limit = 10.0  # transformed values are clipped to [-10, 10]: a few broken pixels must not rule a loss
-fusable_inputs = (torch.uint8, torch.int16, torch.uint16)
+kernel_kinds = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+kernel_inputs = (torch.uint8, torch.int8, torch.uint16, torch.int16, torch.int32, torch.float32)
 quartiles_to_sigma = 1.349  # interquartile range of a normal distribution in standard deviations
+
+
+Reused = tuple[Tensor | None, Tensor | None] | None  # values and validity of an earlier batch
 
 
 class Normalizer(nn.Module):
@@ -24,6 +28,9 @@ class Normalizer(nn.Module):
     array `{array}`: for continuous and cyclic values float of `dtype`, 0 where nothing was observed; for classes int64
     indexes into the code table, -1 where nothing was observed; and `{array}_valid`: bool of the same shape. Other keys
     are passed through. An array without any statistics is 0 and invalid throughout.
+
+    On the CPU pictures go through the kernels of `compute.fused`, quickest when the result of an earlier such batch
+    is given as `out`: its memory is used again. On CUDA `compile()` makes one kernel of each array.
     """
 
     def __init__(self, parts: Mapping[str, ArrayNormalizer]) -> None:
@@ -43,12 +50,15 @@ class Normalizer(nn.Module):
             raise InputError(f"the statistics lack {', '.join(missing)}", hint=hint)
         return cls({spec.name: _part(spec, stats.get(spec.name, {})) for spec in specs})
 
-    def forward(self, batch: Mapping[str, Any], dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-        """The normalised batch; see the class."""
+    def forward(
+        self, batch: Mapping[str, Any], dtype: torch.dtype = torch.float32, out: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The normalised batch; see the class. out: an earlier result, overwritten where shape and type fit."""
         normalized: dict[str, Any] = {}
         for name, value in batch.items():
             if name in self.parts:
-                normalized[name], normalized[f"{name}_valid"] = self.parts[name](value, dtype)
+                old = None if out is None else (out.get(name), out.get(f"{name}_valid"))
+                normalized[name], normalized[f"{name}_valid"] = self.parts[name](value, dtype, old)
             else:
                 normalized[name] = value
         return normalized
@@ -84,10 +94,10 @@ class NumberNormalizer(nn.Module):
     gain: Tensor
     shift: Tensor
 
-    def forward(self, stored: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(self, stored: Tensor, dtype: torch.dtype, out: Reused = None) -> tuple[Tensor, Tensor]:
         """Values of `dtype` and validity, both of the shape of `stored`."""
-        if not torch.compiler.is_compiling() and self._is_fusable(stored, dtype):
-            return self._fused(stored, dtype)
+        if _is_for_kernels(stored) and self._has_kernel(stored, dtype):
+            return self._by_kernel(stored, dtype, out)
         wide = stored.to(torch.int32) if stored.dtype in (torch.uint16, torch.uint32) else stored
         valid = (~wide.isnan() if self.fill is None else wide != self.fill) & self.usable
         values = wide.to(torch.float32)
@@ -100,28 +110,25 @@ class NumberNormalizer(nn.Module):
             values = values.clamp(-limit, limit)
         return torch.where(valid, values, 0.0).to(dtype), valid
 
-    def _is_fusable(self, stored: Tensor, dtype: torch.dtype) -> bool:
-        """Whether the kernel for the CPU does this; there it is many times quicker than torch on whole batches."""
-        known = stored.dtype in fusable_inputs and dtype in (torch.float32, torch.bfloat16)
-        picture = stored.dim() >= 3 and self.gain.dim() == 3 and not self.logarithmic
-        return known and picture and stored.device.type == "cpu" and stored.is_contiguous()
+    def _has_kernel(self, stored: Tensor, dtype: torch.dtype) -> bool:
+        return stored.dtype in kernel_inputs and dtype in kernel_kinds and self.gain.dim() == 3 and not self.logarithmic
 
-    def _fused(self, stored: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        from m3etl.compute.fused import normalize_integers
+    def _by_kernel(self, stored: Tensor, dtype: torch.dtype, out: Reused) -> tuple[Tensor, Tensor]:
+        from m3etl.compute.fused import BandScale, normalize_numbers
 
-        numbers = stored.numpy()
-        values, valid = normalize_integers(
-            numbers.reshape(-1, *numbers.shape[-3:-2], numbers.shape[-2] * numbers.shape[-1]),
-            numbers.dtype.type(self.fill),
-            self.gain.numpy().reshape(-1),
-            self.shift.numpy().reshape(-1),
-            self.usable.numpy().reshape(-1),
-            limit if self.clipped else np.inf,
-            bf16=dtype == torch.bfloat16,
-            threads=torch.get_num_threads(),
+        scale = BandScale(
+            gain=self.gain.numpy().reshape(-1),
+            shift=self.shift.numpy().reshape(-1),
+            usable=self.usable.numpy().reshape(-1),
+            fill=stored.numpy().dtype.type(np.nan if self.fill is None else self.fill),
+            limit=limit if self.clipped else np.inf,
         )
-        normalized = torch.from_numpy(values).view(dtype)
-        return normalized.view(stored.shape), torch.from_numpy(valid).view(stored.shape)
+        values, valid = _memory_for(stored, dtype, out)
+        bits = values if dtype == torch.float32 else values.view(torch.uint16)
+        shape = (-1, stored.shape[-3], stored.shape[-2] * stored.shape[-1])
+        flat, target, seen = (part.numpy().reshape(shape) for part in (stored, bits, valid))
+        normalize_numbers(flat, scale, target, seen, kind=kernel_kinds[dtype], threads=torch.get_num_threads())
+        return values, valid
 
     def inverse(self, values: Tensor) -> Tensor:
         """Physical values, float32; NaN for bands without statistics."""
@@ -149,10 +156,21 @@ class ClassNormalizer(nn.Module):
     codes: Tensor
     table: Tensor
 
-    def forward(self, stored: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(self, stored: Tensor, dtype: torch.dtype, out: Reused = None) -> tuple[Tensor, Tensor]:
         """Indexes (int64) and validity, both of the shape of `stored`; `dtype` is for numbers and not used."""
+        if _is_for_kernels(stored):
+            return self._by_kernel(stored, out)
         index = self.table[stored.to(torch.int64) - self.lowest]
         return index, index >= 0
+
+    def _by_kernel(self, stored: Tensor, out: Reused) -> tuple[Tensor, Tensor]:
+        from m3etl.compute.fused import look_up_classes
+
+        index, valid = _memory_for(stored, torch.int64, out)
+        shape = (-1, stored.shape[-3] * stored.shape[-2] * stored.shape[-1])
+        flat, target, seen = (part.numpy().reshape(shape) for part in (stored, index, valid))
+        look_up_classes(flat, self.table.numpy(), self.lowest, target, seen, threads=torch.get_num_threads())
+        return index, valid
 
     def inverse(self, values: Tensor) -> Tensor:
         """Codes of indexes; an index of -1 stays -1."""
@@ -160,6 +178,25 @@ class ClassNormalizer(nn.Module):
 
 
 ArrayNormalizer = NumberNormalizer | ClassNormalizer
+
+
+def _is_for_kernels(stored: Tensor) -> bool:
+    """Whether this is a picture, or a batch of them, where the kernels for the CPU can work."""
+    if torch.compiler.is_compiling():
+        return False
+    return stored.dim() >= 3 and stored.device.type == "cpu" and stored.is_contiguous() and stored.numel() > 0
+
+
+def _memory_for(stored: Tensor, dtype: torch.dtype, out: Reused) -> tuple[Tensor, Tensor]:
+    """Room for values and validity: that of `out` where it fits."""
+    values, valid = out or (None, None)
+    return _room(values, stored.shape, dtype), _room(valid, stored.shape, torch.bool)
+
+
+def _room(old: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    if old is not None and old.shape == shape and old.dtype == dtype and old.is_contiguous():
+        return old
+    return torch.empty(shape, dtype=dtype)
 
 
 def _part(spec: ArraySpec, stats: Mapping[str, Any]) -> ArrayNormalizer:

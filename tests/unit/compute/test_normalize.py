@@ -9,6 +9,7 @@ import pytest
 import torch
 from fakes.chips import all_specs, make_values
 
+from m3etl.compute import fused, normalize
 from m3etl.compute.normalize import Normalizer, limit
 from m3etl.compute.stats import start_counts, summarise
 from m3etl.errors import InputError
@@ -70,16 +71,35 @@ def test_equals_the_float64_reference(data, spec, dtype):
     assert (found[spec.name].float().numpy()[~valid] == 0).all()
 
 
-@pytest.mark.parametrize("transform", [Transform.ROBUST, Transform.MINMAX, Transform.LOG_ZSCORE])
-def test_other_transforms_of_integers(transform):
-    spec = replace(catalogue["aster_slope"], transform=transform)
+storages = {
+    "int16": {},
+    "uint16": {"dtype": "uint16", "fill": 65535, "valid_min": 0.0},
+    "uint8": {"dtype": "uint8", "fill": 255, "valid_min": 0.0, "valid_max": 2.0},
+    "float32": {"dtype": "float32", "fill": None, "valid_min": 0.0, "valid_max": 90.0},
+}
+
+
+@pytest.mark.parametrize("transform", list(Transform))
+@pytest.mark.parametrize("storage", storages)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_every_transform_of_every_type_is_within_half_an_ulp(transform, storage, dtype):
+    spec = replace(catalogue["aster_slope"], transform=transform, bands=("a", "b"), **storages[storage])
     stored = np.stack([make_values(spec, np.random.default_rng(seed)) for seed in range(3)])
+    stats = {spec.name: summarise(spec, counted(spec, stored))}
+    found = Normalizer.from_stats(stats, [spec])({spec.name: torch.from_numpy(stored)}, dtype)
+    expected = reference(spec, stats, stored)
+    values = found[spec.name].double().numpy()
+    half_ulp = np.abs(expected) * torch.finfo(dtype).eps / 2
+    own = 2e-6 * max(1.0, np.abs(expected).max())  # of float32 arithmetic before the last rounding
+    assert (np.abs(values - expected) <= half_ulp + own).all()
+    np.testing.assert_array_equal(found[f"{spec.name}_valid"].numpy(), valid_of(spec, stored))
+
+
+def counted(spec, chips):
     counts = start_counts(spec)
-    for chip in stored:
+    for chip in chips:
         counts.add(chip)
-    stats = {spec.name: summarise(spec, counts)}
-    found = Normalizer.from_stats(stats, [spec])({spec.name: torch.from_numpy(stored)})
-    np.testing.assert_allclose(found[spec.name].numpy(), reference(spec, stats, stored), atol=2e-5)
+    return counts
 
 
 def test_optical_is_robust_and_precipitation_logarithmic():
@@ -186,21 +206,56 @@ def test_whole_graph_can_be_compiled(data):
         torch.testing.assert_close(value, normalizer(batch)[name])
 
 
-@pytest.mark.parametrize("name", ["sentinel2_l2a", "sentinel1_asc", "canopy_height", "sentinel2_cloud"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernel_for_the_cpu_equals_torch_operations(data, name, dtype):
+@pytest.mark.parametrize("name", ["sentinel2_l2a", "sentinel1_asc", "canopy_height", "sentinel2_cloud", "worldcover"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_kernels_for_the_cpu_equal_torch_operations(data, name, dtype):
     stored, stats = data
     part = Normalizer.from_stats(stats, all_specs).parts[name]
-    batch = torch.from_numpy(np.concatenate([stored[name]] * 30))
-    assert part._is_fusable(batch, dtype)
+    batch = torch.from_numpy(np.concatenate([stored[name]] * 120))
     values, valid = part(batch, dtype)
     strided = batch.transpose(-1, -2).contiguous().transpose(-1, -2)
-    assert not part._is_fusable(strided, dtype)
+    assert not normalize._is_for_kernels(strided)
     expected, expected_valid = part(strided, dtype)
-    torch.testing.assert_close(values, expected, rtol=torch.finfo(dtype).eps, atol=2e-6)
+    if values.is_floating_point():
+        torch.testing.assert_close(values, expected, rtol=torch.finfo(dtype).eps, atol=2e-6)
+    else:
+        assert torch.equal(values, expected)
     assert torch.equal(valid, expected_valid)
     single, _ = part(batch[0], dtype)
     assert torch.equal(single, values[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_memory_of_an_earlier_batch_is_used_again_where_it_fits(data, dtype):
+    stored, stats = data
+    normalizer = Normalizer.from_stats(stats, all_specs)
+    batch = {name: torch.from_numpy(stored[name]) for name in ("sentinel2_l2a", "worldcover", "era5_temperature")}
+    fresh = normalizer(batch, dtype)
+    old = {name: torch.full_like(values, 1) for name, values in fresh.items()}
+    again = normalizer(batch, dtype, out=old)
+    for name, values in fresh.items():
+        assert torch.equal(again[name], values), name
+    assert again["sentinel2_l2a"] is old["sentinel2_l2a"]
+    assert again["worldcover_valid"] is old["worldcover_valid"]
+    fewer = normalizer({name: values[:2] for name, values in batch.items()}, dtype, out=old)
+    assert torch.equal(fewer["sentinel2_l2a"], fresh["sentinel2_l2a"][:2])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-6, 1e-5, 6e-5, 1.0, 300.0, 3e4])
+def test_half_precision_bits_are_those_of_numpy(scale):
+    values = np.random.default_rng(0).normal(0, scale, (1, 1, 20_000)).astype(np.float32)
+    values[0, 0, :6] = [0.0, -0.0, 65504.0, 65519.9, 65520.0, -70000.0]
+    plain = fused.BandScale(
+        gain=np.ones(1, np.float32), shift=np.zeros(1, np.float32), usable=np.ones(1, bool), fill=np.nan, limit=np.inf
+    )
+    bits, valid = np.empty(values.shape, np.uint16), np.empty(values.shape, bool)
+    fused.normalize_numbers(values, plain, bits, valid, kind="float16", threads=1)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(bits.view(np.float16), values.astype(np.float16))
+    fused.normalize_numbers(values, plain, bits, valid, kind="bfloat16", threads=1)
+    expected = torch.from_numpy(values).to(torch.bfloat16)
+    assert torch.equal(torch.from_numpy(bits).view(torch.bfloat16), expected)
+    assert valid.all()
 
 
 def test_the_kernel_for_the_cpu_knows_bands_without_statistics():
