@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from numcodecs import VLenUTF8
 
 from m3etl.errors import DamagedError
@@ -18,19 +19,49 @@ repair_hint = "Run `m3etl validate` for a list; restore the file from a copy, or
 
 def read_column_chunk(layout: StoreLayout, name: str, path: Path) -> Array:
     """One chunk of column `name`, (shard_chips,); all fill without a file; DamagedError where it is damaged."""
-    kind = chip_columns[name]
-    values = _empty_column(layout, kind)
     try:
         content = path.read_bytes()
     except FileNotFoundError:
+        content = None
+    return decode_column_chunk(layout, name, content, str(path))
+
+
+def decode_column_chunk(layout: StoreLayout, name: str, content: bytes | None, where: str) -> Array:
+    """As `read_column_chunk`, from the content of the file `where`; None means that there is no file."""
+    kind = chip_columns[name]
+    values = _empty_column(layout, kind)
+    if content is None:
         return values
     try:
         if kind == "string":
             return _decode_text(content, layout.shard_chips)
         ChunkCodec(profile=layout.codec, dtype=values.dtype).decode_into(content, values)
     except ValueError as error:
-        raise DamagedError(f"cannot read the column {name}: {path}: {error}", hint=repair_hint) from error
+        raise _damaged_column(name, where, error) from error
     return values
+
+
+def lengths_of_text(content: bytes | None, count: int, where: str) -> npt.NDArray[np.int64]:
+    """Bytes of each text of a chunk of `chip_id`, (count,); cheap where all are equally long, as names of chips are."""
+    if content is None:
+        return np.zeros(count, dtype=np.int64)
+    try:
+        first = _even_length(_checked_text(content), count)
+        if first:
+            return np.full(count, first, dtype=np.int64)
+        return np.strings.str_len(_decode_text(content, count))
+    except ValueError as error:
+        raise _damaged_column("chip_id", where, error) from error
+
+
+def texts_of(content: bytes | None, count: int, name: str, where: str) -> list[str]:
+    """The texts of a chunk of column `name`, as Python's own; empty ones without a file."""
+    if content is None:
+        return [""] * count
+    try:
+        return _listed_texts(_checked_text(content), count)
+    except ValueError as error:
+        raise _damaged_column(name, where, error) from error
 
 
 def write_column_chunk(layout: StoreLayout, name: str, path: Path, values: Mapping[int, Any]) -> None:
@@ -63,14 +94,41 @@ def encode_text(texts: Sequence[str]) -> bytes:
     return content + checksum(content)
 
 
-def _decode_text(content: bytes, count: int) -> Array:
+def _checked_text(content: bytes) -> bytes:
     text = content[:-checksum_bytes]
     if len(text) < checksum_bytes or checksum(text) != content[-checksum_bytes:]:
         raise ValueError("its checksum is wrong")
-    values = np.asarray(VLenUTF8().decode(text), dtype=np.str_)
-    if values.shape != (count,):
-        raise ValueError(f"it holds {values.size} strings, expected {count}")
-    return values
+    return text
+
+
+def _decode_text(content: bytes, count: int) -> Array:
+    text = _checked_text(content)
+    length = _even_length(text, count)
+    if length and text.isascii():
+        letters = np.frombuffer(text, np.uint8, offset=4).reshape(count, 4 + length)[:, 4:]
+        return np.ascontiguousarray(letters).view(f"S{length}")[:, 0].astype(f"U{length}")
+    return np.array(_listed_texts(text, count), dtype=np.str_)
+
+
+def _listed_texts(text: bytes, count: int) -> list[str]:
+    found: list[str] = VLenUTF8().decode(text).tolist()
+    if len(found) != count:
+        raise ValueError(f"it holds {len(found)} strings, expected {count}")
+    return found
+
+
+def _even_length(text: bytes, count: int) -> int:
+    """Bytes of each of `count` texts where all have equally many, else 0. vlen-utf8: a number, then length and text."""
+    length = int.from_bytes(text[4:8], "little")
+    if length == 0 or int.from_bytes(text[:4], "little") != count or len(text) != 4 + count * (4 + length):
+        return 0
+    items = np.frombuffer(text, np.uint8, offset=4).reshape(count, 4 + length)
+    lengths = np.ascontiguousarray(items[:, :4]).view("<u4")
+    return length if bool((lengths == length).all()) else 0
+
+
+def _damaged_column(name: str, where: str, error: ValueError) -> DamagedError:
+    return DamagedError(f"cannot read the column {name}: {where}: {error}", hint=repair_hint)
 
 
 def _empty_column(layout: StoreLayout, kind: str) -> Array:

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, the only place that talks to it: login, resumable upload of folders, and what arrived."""
+"""The Hugging Face Hub, the only place that knows it: login, resumable upload of folders, what arrived, addresses."""
 
 from __future__ import annotations
 
@@ -82,6 +82,19 @@ def open_hub(endpoint: str | None = None) -> HubApi:
     api: HubApi = HfApi(endpoint=endpoint, library_name="m3etl")
     check_login(api)
     return api
+
+
+def download_address(repository: str, revision: str) -> tuple[str, dict[str, str]]:
+    """URL below which the files of a data set lie, and headers with the user's own login, if there is one."""
+    try:
+        from huggingface_hub import constants, get_token
+    except ImportError as error:
+        raise MissingExtraError(
+            "reading from the Hub needs the package huggingface_hub", hint='Install it with: pip install "m3etl[hub]"'
+        ) from error
+    token = get_token()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    return f"{constants.ENDPOINT}/datasets/{repository}/resolve/{revision}", headers
 
 
 def check_login(api: HubApi) -> None:

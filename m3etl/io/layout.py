@@ -115,11 +115,27 @@ def read_layout(root: Path) -> StoreLayout:
     """
     path = root / "zarr.json"
     try:
-        document = json.loads(path.read_bytes())
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise no_store(str(root)) from error
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return parse_layout(content, str(path))
+
+
+def no_store(where: str) -> InputError:
+    """What to raise where a store was to be read and is not."""
+    return InputError(f"there is no store at {where}", hint="Run `m3etl export` and `m3etl tile` first.")
+
+
+def parse_layout(content: bytes, where: str) -> StoreLayout:
+    """The layout from the content of the root document `where`."""
+    try:
+        document = json.loads(content)
         attributes, members = document["attributes"], document["consolidated_metadata"]["metadata"]
         version = attributes["m3etl_store_version"]
         if version != store_version:
-            raise DamagedError(f"{root} is a store of version {version}; this m3etl reads version {store_version}")
+            raise DamagedError(f"{where} is of store version {version}; this m3etl reads version {store_version}")
         groups = {name: member for name, member in members.items() if member["node_type"] == "group"}
         found = [spec_of(group["attributes"]["declaration"]) for group in groups.values()]
         return StoreLayout(
@@ -129,11 +145,13 @@ def read_layout(root: Path) -> StoreLayout:
             shard_chips=attributes["shard_chips"],
             codec=attributes["codec"],
         )
-    except FileNotFoundError as error:
-        raise InputError(f"there is no store at {root}", hint="Run `m3etl export` and `m3etl tile` first.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        hint = "Restore the file from a copy, or seal the store again."
-        raise DamagedError(f"cannot read the metadata of the store {path}: {error!r}", hint=hint) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> DamagedError:
+    hint = "Restore the file from a copy, or seal the store again."
+    return DamagedError(f"cannot read the metadata of the store {where}: {error!r}", hint=hint)
 
 
 def shard_path(root: Path, layout: StoreLayout, array: str, shard: int) -> Path:

@@ -158,7 +158,7 @@ class ShardFile:
         self._descriptor = -1
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.index = _read_index(path, self._descriptor, chunk_count) if index is None else index
+            self.index = read_index(path, self._descriptor, chunk_count) if index is None else index
         except BaseException:
             self.close()
             raise
@@ -222,7 +222,8 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read_index(path: Path, descriptor: int, chunk_count: int) -> Array:
+def read_index(path: Path | str, descriptor: int, chunk_count: int) -> Array:
+    """Offset and length of each chunk, (chunk_count, 2), from the end of an open file; DamagedError names `path`."""
     size = os.fstat(descriptor).st_size
     index_bytes = 16 * chunk_count
     start = size - index_bytes - checksum_bytes

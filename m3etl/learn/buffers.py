@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 own_references = 3  # of a buffer that only the ring holds: its slot, the loop over it and the counting call
 
@@ -54,6 +53,8 @@ class Ring:
     def give(self, slot: Slot) -> None:
         """Decoding and handing over are finished; the slot is free when the consumer lets go of its tensors."""
         if self._pinned:
+            import torch
+
             slot.copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             slot.copied.record()
         slot.busy = False
@@ -61,5 +62,7 @@ class Ring:
     def _allocate(self, shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
         if not self._pinned:
             return np.empty(shape, dtype=dtype)
+        import torch
+
         kind = torch.from_numpy(np.empty(0, dtype=dtype)).dtype
         return torch.empty(shape, dtype=kind, pin_memory=True).numpy()

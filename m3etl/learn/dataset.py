@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from m3etl.campaign import Campaign, CampaignConfig
 from m3etl.compute.normalize import Normalizer
-from m3etl.errors import InputError, NothingSelectedError
-from m3etl.io.store import ChipStore, open_store, read_stats
+from m3etl.errors import InputError
+from m3etl.io.store import read_stats
+from m3etl.learn.selection import Place, Require, locate, open_data, select_rows, select_specs
 from m3etl.learn.view import View, ViewPlan
 from m3etl.spec.modality import ArraySpec, Values, physical_of, valid_of
 
+__all__ = ["ChipDataset", "Require", "select_rows", "select_specs", "stack_samples", "value_kinds"]
+
 value_kinds = ("normalized", "physical", "stored")
-Require = Sequence[str | Sequence[str]]
 
 
 class ChipDataset(Dataset[dict[str, Any]]):
@@ -35,7 +35,7 @@ class ChipDataset(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        campaign_dir: Path | str,
+        place: Place,
         *,
         arrays: Sequence[str] | None = None,
         split: str | None = "train",
@@ -46,17 +46,17 @@ class ChipDataset(Dataset[dict[str, Any]]):
     ) -> None:
         if values not in value_kinds:
             raise InputError(f"unknown kind of values: {values}", hint=f"Use one of {', '.join(value_kinds)}.")
-        campaign = campaign_of(campaign_dir)
-        self.store = open_store(campaign.store_path)
-        self.specs = select_specs(self.store, arrays)
+        self.store = open_data(place)
+        wanted = select_specs(self.store, arrays)
         self.rows = select_rows(self.store, split, require)
         self.values = values
         self.seed = seed
         self.epoch = 0
-        self._plan = ViewPlan(view, self.specs, self.store.chip_m)
+        self._plan = ViewPlan(view, wanted, self.store.chip_m)
+        self.specs: Mapping[str, ArraySpec] = self._plan.shown
         self._normalizer = None
         if values == "normalized":
-            self._normalizer = Normalizer.from_stats(read_stats(campaign.stats_path), list(self.specs.values()))
+            self._normalizer = Normalizer.from_stats(read_stats(locate(place).stats), list(self.specs.values()))
 
     def __len__(self) -> int:
         return int(self.rows.size)
@@ -93,51 +93,6 @@ class ChipDataset(Dataset[dict[str, Any]]):
         if spec.values is Values.CLASSES:
             return torch.where(valid, torch.from_numpy(stored.astype(np.int64)), -1)
         return torch.from_numpy(physical_of(spec, stored).astype(np.float32))
-
-
-def campaign_of(directory: Path | str) -> Campaign:
-    """The paths of a campaign directory, or of a copy that has the data but no campaign.toml."""
-    return Campaign(Path(directory), CampaignConfig())
-
-
-def select_specs(store: ChipStore, arrays: Sequence[str] | None) -> dict[str, ArraySpec]:
-    """The declarations of the named arrays (all with None); InputError lists the unknown names."""
-    names = list(store.specs) if arrays is None else list(arrays)
-    unknown = [name for name in names if name not in store.specs]
-    if unknown or not names:
-        raise InputError(
-            f"the store {store.path} has no array {', '.join(unknown)}" if unknown else "no array was named",
-            hint=f"It has: {', '.join(store.specs)}.",
-        )
-    return {name: store.specs[name] for name in names}
-
-
-def select_rows(store: ChipStore, split: str | None, require: Require = ()) -> npt.NDArray[np.int64]:
-    """Rows of the sealed chips of a split that have what is required, ascending; padding never.
-
-    Raises NothingSelectedError that names split and requirement and says what there is.
-    """
-    sealed = store.chip_ids != ""
-    chosen = sealed if split is None else sealed & (store.split == split)
-    in_split = int(chosen.sum())
-    for item in require:
-        names = [item] if isinstance(item, str) else list(item)
-        chosen = chosen & np.any([store.present(name) for name in select_specs(store, names)], axis=0)
-    rows = np.flatnonzero(chosen).astype(np.int64)
-    if rows.size == 0:
-        splits, counts = np.unique(store.split[sealed], return_counts=True)
-        found = ", ".join(f"{count} in {name}" for name, count in zip(splits, counts, strict=True)) or "none at all"
-        wanted = "any split" if split is None else f"split {split}"
-        asked = f" that have {' and '.join(_spelled(item) for item in require)}" if require else ""
-        raise NothingSelectedError(
-            f"no chips of {wanted}{asked}; sealed chips: {found}, {in_split} of them in {wanted}",
-            hint="Sample and export more chips, or choose another split or fewer required arrays.",
-        )
-    return rows
-
-
-def _spelled(item: str | Sequence[str]) -> str:
-    return item if isinstance(item, str) else " or ".join(item)
 
 
 def stack_samples(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

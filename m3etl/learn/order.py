@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +67,12 @@ class Order:
             return generator.permutation(self.rows)
         shards = self.rows // self.shard_chips
         place_of_shard = generator.permutation(int(shards.max()) + 1)
-        window = place_of_shard[shards] // window_shards
-        return self.rows[np.lexsort((generator.random(self.rows.size), window))]
+        windows = place_of_shard[shards] // window_shards
+        order = self.rows[np.argsort(windows.astype(np.min_scalar_type(int(windows.max()))), kind="stable")]
+        ends = np.cumsum(np.bincount(windows)).tolist()
+        for first, end in pairwise([0, *ends]):
+            generator.shuffle(order[first:end])
+        return order
 
     def of_step(self, order: Rows, step: int) -> Rows:
         """The chips of this rank at a step of the epoch whose `order` is given."""

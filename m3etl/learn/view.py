@@ -1,15 +1,14 @@
-"""What of a chip a sample shows: crops, flips and quarter turns, alike for all arrays, and coarse layers upsampled."""
+"""What of a chip a sample shows: bands by name; crops, flips and quarter turns, alike for all; upsampled layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from m3etl.compute.upsample import upsample_into
 from m3etl.errors import InputError
 from m3etl.spec.hashing import hashed_uniform
 from m3etl.spec.modality import ArraySpec, Shape
@@ -21,7 +20,8 @@ pixel_m = 10.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """crop_px: side of the crop in 10 m pixels, from the middle or, with random_crop, from anywhere; flips: one of the
-    eight flips and quarter turns at random; upsample: coarse rasters come on the 10 m grid.
+    eight flips and quarter turns at random; upsample: coarse rasters come on the 10 m grid; bands: by array name, the
+    names of the bands or features to show, in this order (all of the arrays that are not named).
 
     Draws depend on (seed, epoch, row) only, never on threads, workers or the order of reading.
     """
@@ -30,6 +30,7 @@ class View:
     random_crop: bool = False
     flips: bool = False
     upsample: bool = False
+    bands: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.crop_px is not None and self.crop_px < 1:
@@ -39,7 +40,8 @@ class View:
 
 
 class ViewPlan:
-    """A view of the chips of one store: output shapes, and how a decoded chip gets there."""
+    """A view of the chips of one store. shown: the declarations with the bands that are shown; shapes: of one sample;
+    untouched: arrays whose decoded chips are shown as they are."""
 
     def __init__(self, view: View | None, specs: Mapping[str, ArraySpec], chip_m: float) -> None:
         self.view = view or View()
@@ -47,7 +49,9 @@ class ViewPlan:
         self.chip_m = chip_m
         self.chip_px = round(chip_m / pixel_m)
         self._check_crop()
-        self.shapes = {name: self._shape(spec) for name, spec in specs.items()}
+        self._places = _band_places(self.view.bands, specs)
+        self.shown = {name: self._shown(spec) for name, spec in specs.items()}
+        self.shapes = {name: self._shape(spec) for name, spec in self.shown.items()}
         self.untouched = {name for name, spec in specs.items() if self._is_untouched(spec)}
 
     def draw(self, seed: int, epoch: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -65,17 +69,26 @@ class ViewPlan:
     def apply(self, array: str, stored: Array, placement: Sequence[int], target: Array) -> None:
         """Write the view of one chip, `stored` (chip_shape), into `target` (of `shapes[array]`)."""
         spec = self.specs[array]
+        places = self._places.get(array)
+        if places is not None:
+            stored = stored[places]
         if spec.shape is Shape.VECTOR:
             target[...] = stored
             return
-        if self._is_resampled(spec):
-            finer = np.empty((stored.shape[0], self.chip_px, self.chip_px), dtype=stored.dtype)
-            upsample_into(spec, stored, finer)
-            stored = finer
         top, left, turn = placement
-        if self.view.crop_px is not None:
-            stored = stored[:, top : top + self.view.crop_px, left : left + self.view.crop_px]
+        side = self.view.crop_px or self.chip_px
+        if self._is_resampled(spec):
+            from m3etl.compute.upsample import upsample_into
+
+            finer = np.empty((stored.shape[0], side, side), dtype=stored.dtype)
+            upsample_into(spec, np.ascontiguousarray(stored), finer, side=self.chip_px, corner=(top, left))
+            stored = finer
+        elif self.view.crop_px is not None:
+            stored = stored[:, top : top + side, left : left + side]
         target[...] = turned(stored, turn)
+
+    def _shown(self, spec: ArraySpec) -> ArraySpec:
+        return replace(spec, bands=tuple(self.view.bands.get(spec.name, spec.bands)))
 
     def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
         shape = spec.chip_shape(self.chip_m)
@@ -89,6 +102,8 @@ class ViewPlan:
         return self.view.upsample and spec.pixels(self.chip_m) != self.chip_px
 
     def _is_untouched(self, spec: ArraySpec) -> bool:
+        if spec.name in self._places:
+            return False
         changed = self.view.crop_px is not None or self.view.flips
         return spec.shape is Shape.VECTOR or not (changed or self._is_resampled(spec))
 
@@ -108,3 +123,20 @@ def turned(picture: Array, turn: int) -> Array:
     """(band, y, x) turned by `turn` % 4 quarters anticlockwise, then mirrored in x from 4 on."""
     rotated = np.rot90(picture, turn % 4, axes=(1, 2))
     return rotated[:, :, ::-1] if turn >= 4 else rotated
+
+
+def _band_places(bands: Mapping[str, Sequence[str]], specs: Mapping[str, ArraySpec]) -> dict[str, list[int]]:
+    """Position of each band asked for, by array; InputError gathers what does not exist or is asked for twice."""
+    problems = []
+    for name, wanted in bands.items():
+        if name not in specs:
+            problems.append(f"there is no array {name}; there are {', '.join(specs)}")
+            continue
+        unknown = [band for band in wanted if band not in specs[name].bands]
+        if unknown:
+            problems.append(f"{name} has no band {', '.join(unknown)}; it has {', '.join(specs[name].bands)}")
+        if isinstance(wanted, str) or not wanted or len(set(wanted)) != len(wanted):
+            problems.append(f"bands of {name} must be a list of different names, found {wanted!r}")
+    if problems:
+        raise InputError("the view shows bands that cannot be: " + "; ".join(problems))
+    return {name: [specs[name].bands.index(band) for band in wanted] for name, wanted in bands.items()}

@@ -352,7 +352,7 @@ def test_reader_survives_pickling_and_forking(tmp_path):
     np.testing.assert_array_equal(copy.read("sentinel2_l2a", [1]), expected)
     store.close()
     np.testing.assert_array_equal(store.read("sentinel2_l2a", [1]), expected)
-    store.advise("sentinel2_l2a", 1)
+    store.prefetch(["sentinel2_l2a"], [1])
 
 
 def test_reading_outside_and_unknown_names(tmp_path):
