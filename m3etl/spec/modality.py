@@ -46,6 +46,7 @@ class Temporal(StrEnum):
     ANCHOR = "anchor"  # the anchor scene itself, or the product of the same acquisition
     NEAREST = "nearest"  # the image nearest in time to the anchor within `max_gap_days`
     YEAR = "year"  # every image of the anchor's calendar year
+    SEASONS = "seasons"  # every image from December before the anchor's year to November of it
     MONTHS = "months"  # the anchor's month, the one before, and the 12 months that end with the anchor's
     STATIC = "static"  # a map of one fixed year
     PLACE = "place"  # follows from the location
