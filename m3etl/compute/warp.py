@@ -133,7 +133,7 @@ class _Placing:
     def __init__(self, source: PixelGrid, target: PixelGrid) -> None:
         self._source = source
         self._target = target
-        self._transform = None if same_crs(source.crs, target.crs) else _transformer(target.crs, source.crs)
+        self._transform = None if same_crs(source.crs, target.crs) else transformer(target.crs, source.crs)
         self._centre_x: float | None = None
         if parsed_crs(source.crs).is_geographic:
             x, _ = self._projected(np.array([[target.width / 2]]), np.array([[target.height / 2]]))
@@ -169,8 +169,8 @@ class _Placing:
 
 
 @lru_cache(maxsize=256)
-def _transformer(source: str, target: str) -> Any:
-    """Safe to share between threads since pyproj 3.1."""
+def transformer(source: str, target: str) -> Any:
+    """From one coordinate system to another, x first; safe to share between threads since pyproj 3.1."""
     return pyproj.Transformer.from_crs(parsed_crs(source), parsed_crs(target), always_xy=True)
 
 

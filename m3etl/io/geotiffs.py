@@ -47,8 +47,8 @@ class Raster:
     """One raster file as its header describes it; nothing of it is open.
 
     bands: descriptions, or "1", "2" ... where there are none. nodata: the declared value of each band, None without
-    one. block: (rows, columns) of a compressed block. options: GDAL settings to open it with, such as
-    GDAL_HTTP_HEADERS; they are not shown.
+    one. block: (rows, columns) of a compressed block. physical = number x scale + offset, as declared. options: GDAL
+    settings to open it with, such as GDAL_HTTP_HEADERS; they are not shown.
     """
 
     location: str
@@ -58,7 +58,14 @@ class Raster:
     nodata: tuple[float | None, ...]
     block: tuple[int, int]
     has_mask: bool = False
+    scale: float = 1.0
+    offset: float = 0.0
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The location for people: without a query, which may hold a signature."""
+        return _shown(self.location)
 
 
 def describe_raster(location: str | Path, *, options: Mapping[str, str] | None = None) -> Raster:
@@ -79,6 +86,8 @@ def describe_raster(location: str | Path, *, options: Mapping[str, str] | None =
                 f"{_shown(location)} mixes the data types {', '.join(dict.fromkeys(file.dtypes))}",
                 hint="Give every band of one array the same type.",
             )
+        if len(set(zip(file.scales, file.offsets, strict=True))) > 1:
+            raise InputError(f"{_shown(location)} has bands of different scale or offset")
         code = file.crs.to_epsg()
         flags = {flag.name for found in file.mask_flag_enums for flag in found}
         return Raster(
@@ -94,6 +103,8 @@ def describe_raster(location: str | Path, *, options: Mapping[str, str] | None =
             nodata=tuple(file.nodatavals),
             block=tuple(file.block_shapes[0]),
             has_mask="per_dataset" in flags,
+            scale=file.scales[0],
+            offset=file.offsets[0],
             options=settings,
         )
 
@@ -103,12 +114,13 @@ def check_alike(first: Raster, other: Raster) -> None:
     pairs = {
         "bands": (first.bands, other.bands),
         "data type": (first.dtype, other.dtype),
+        "scale and offset": ((first.scale, first.offset), (other.scale, other.offset)),
         "nodata": (str(first.nodata), str(other.nodata)),  # as text: NaN equals NaN
     }
     differing = [f"{name} {one} and {two}" for name, (one, two) in pairs.items() if one != two]
     if differing:
         raise InputError(
-            f"{first.location} and {other.location} do not belong together: {'; '.join(differing)}",
+            f"{first.name} and {other.name} do not belong together: {'; '.join(differing)}",
             hint="Import files that differ as separate arrays, or make them alike first.",
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,13 +49,13 @@ def read_windows(
     bands: Sequence[int] | None = None,
     threads: int = 0,
     most_bytes: int = batch_bytes,
-) -> Iterator[WindowPixels]:
+) -> Generator[WindowPixels, None, None]:
     """The pixels of each window, in the order given, from rasters that share one grid (whole-pixel shifts of it).
 
     windows: in pixels of the first raster's grid; they may overlap, reach beyond it and come in any order. They are
     taken in runs of about `most_bytes`; within a run every block of a file is read once, by threads, while the caller
     works on the run before. bands: numbers from 1, all by default. Where rasters overlap the earlier one counts, and
-    the later one only where that holds nodata in all bands. Memory: two runs and one read per thread.
+    the later one only where that holds nodata in all bands. Memory: two runs and one read per thread. `close` ends it.
 
     Raises InputError for rasters that do not belong together or a damaged local file, RemoteError for a remote one.
     """
@@ -99,14 +99,14 @@ class Mosaic:
         first = rasters[0]
         chosen = tuple(bands) if bands is not None else tuple(range(1, len(first.bands) + 1))
         if not chosen or min(chosen) < 1 or max(chosen) > len(first.bands):
-            raise InputError(f"{first.location} has bands 1 to {len(first.bands)}, not {list(chosen)}")
+            raise InputError(f"{first.name} has bands 1 to {len(first.bands)}, not {list(chosen)}")
         edges = np.empty((len(rasters), 4), np.int64)
         filling = np.zeros(len(rasters), np.bool_)
         for number, raster in enumerate(rasters):
             check_alike(first, raster)
             offset = whole_pixel_offset(first.grid, raster.grid)
             if offset is None:
-                raise InputError(f"{raster.location} does not lie on the pixel grid of {first.location}")
+                raise InputError(f"{raster.name} does not lie on the pixel grid of {first.name}")
             left, top = offset
             edges[number] = left, left + raster.grid.width, top, top + raster.grid.height
             filling[number] = bool(len(_meeting(edges[:number], edges[number])))
