@@ -70,6 +70,12 @@ class EmulatorServer(ThreadingHTTPServer):
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}"
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being served now."""
+        with self._counting:
+            return self._in_flight
+
     @contextmanager
     def counted(self) -> Iterator[int]:
         """Counts a request as in flight and gives the count, itself included."""
