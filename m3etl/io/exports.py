@@ -39,7 +39,6 @@ class Operation:
     name: str
     done: bool
     failure: Failure | None = None
-    cancelled: bool = False
     bucket_refused: bool = False
     eecu_seconds: float = 0.0
 
@@ -152,15 +151,15 @@ def _as_operation(answer: Mapping[str, Any]) -> Operation:
     metadata = answer.get("metadata", {})
     state, error = metadata["state"], answer.get("error")
     failure = None
-    if state in ("FAILED", "CANCELLED"):
+    if state == "CANCELLED":
+        failure = Failure(kind=Kind.CANCELLED, message="the task was cancelled at Earth Engine")
+    elif state == "FAILED":
         error = error or {}
-        message = str(error.get("message") or state.lower())
-        failure = classify(_http_of_rpc.get(int(error.get("code") or 3), 500), message)
+        failure = classify(_http_of_rpc.get(int(error.get("code") or 3), 500), str(error.get("message") or "failed"))
     return Operation(
         name=str(answer["name"]),
         done=state in ("SUCCEEDED", "FAILED", "CANCELLED"),
         failure=failure,
-        cancelled=state == "CANCELLED",
         bucket_refused=state == "FAILED" and bool(failure and _bucket_trouble.search(failure.message)),
         eecu_seconds=float(metadata.get("batchEecuUsageSeconds") or 0.0),
     )

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     NO_DATA = "no_data"
     SOURCE_CHANGED = "source_changed"
     AUTH = "auth"
+    CANCELLED = "cancelled"  # an export task that somebody ended
 
 
 class Reaction(StrEnum):
@@ -53,8 +54,11 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.NO_DATA: Reaction.SPLIT,
     Kind.SOURCE_CHANGED: Reaction.SPLIT,
     Kind.AUTH: Reaction.STOP,
+    Kind.CANCELLED: Reaction.GIVE_UP,
 }
-retry_may_help = frozenset({Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.WRONG, Kind.AUTH})
+retry_may_help = frozenset(
+    {Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.WRONG, Kind.AUTH, Kind.CANCELLED}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

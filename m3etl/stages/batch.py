@@ -40,7 +40,6 @@ most_attempts = 3  # of one task; each costs minutes and EECU
 longest_pause_s = 30.0
 patience_s = 300.0  # without any answer of the service
 landed_together = 64  # chips
-cancelled_kind = "cancelled"
 
 
 class BatchLane:
@@ -259,8 +258,6 @@ class BatchLane:
             )
         elif operation.failure is None:
             self._tasks.exported(record.job, eecu_seconds=operation.eecu_seconds)
-        elif operation.cancelled:
-            self._give_up(record, cancelled_kind, "the task was cancelled at Earth Engine")
         elif operation.bucket_refused:
             self._tasks.try_again(record.job, str(operation.failure.kind), operation.failure.message)
             raise RemoteError(
