@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -21,32 +21,23 @@ _is_tried = False
 
 
 class BadChunkError(ValueError):
-    """chunk: number in the work list; the text says what is wrong with it."""
+    """number: place of the chunk in the work list; the text says what is wrong with it."""
 
-    def __init__(self, chunk: int, reason: str) -> None:
+    def __init__(self, number: int, reason: str) -> None:
         super().__init__(reason)
-        self.chunk = chunk
+        self.number = number
 
 
-@dataclass(slots=True, kw_only=True)
-class WorkList:
-    """Chunks to decode, one entry each: name of the array, row, file with offset and length, and where values go."""
-
-    names: list[str] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    files: list[OpenShard] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    slots: list[tuple[Array, int]] = field(default_factory=list)
-    addresses: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
+# One chunk to decode: array, row, file, offset and length in it, buffer and slot for the values, address and size of
+# the slot. A plain tuple: a batch has hundreds, and they are made under Python's lock.
+Chunk = tuple[str, int, OpenShard, int, int, Array, int, int, int]
 
 
 def load_native() -> bool:
     """Have the machine code at hand, which takes most of a second once in a process; False where it can't be had.
 
-    Measured on two cores: Python needs 46 us for a chip of eight rasters under its lock, so that it alone would hold
-    a process below 20,000 chips/s whatever the cores; the machine code needs 8.
+    Measured: Python holds its lock for 46 us per chip of eight rasters, so that a process could not pass 20,000
+    chips/s whatever the cores; with the machine code it is about a third.
     """
     global _native, _is_tried
     with _lock:
@@ -66,9 +57,9 @@ def forget_native() -> None:
         _native, _is_tried = None, False
 
 
-def decode(work: WorkList, codecs: dict[str, ChunkCodec], *, compressed: bool) -> None:
+def decode(work: Sequence[Chunk], codecs: Mapping[str, ChunkCodec], *, compressed: bool) -> None:
     """Decode all chunks of the list; BadChunkError at the first that is damaged."""
-    if not work.names:
+    if not work:
         return
     if _native is None:
         _decode_in_python(work, codecs)
@@ -76,28 +67,27 @@ def decode(work: WorkList, codecs: dict[str, ChunkCodec], *, compressed: bool) -
         _decode_natively(_native, work, compressed=compressed)
 
 
-def _decode_in_python(work: WorkList, codecs: dict[str, ChunkCodec]) -> None:
-    for chunk, file in enumerate(work.files):
-        values, slot = work.slots[chunk]
-        content = os.pread(file.descriptor, work.lengths[chunk], work.offsets[chunk])
+def _decode_in_python(work: Sequence[Chunk], codecs: Mapping[str, ChunkCodec]) -> None:
+    for number, (array, _, file, offset, length, values, slot, _, _) in enumerate(work):
         try:
-            codecs[work.names[chunk]].decode_into(content, values[slot])
+            codecs[array].decode_into(os.pread(file.descriptor, length, offset), values[slot])
         except ValueError as error:
-            raise BadChunkError(chunk, str(error)) from error
+            raise BadChunkError(number, str(error)) from error
 
 
-def _decode_natively(native: Any, work: WorkList, *, compressed: bool) -> None:
-    chunk, wrong = native.decode_chunks(
-        np.array([file.descriptor for file in work.files], np.int32),
-        np.array(work.offsets, np.int64),
-        np.array(work.lengths, np.int64),
-        np.array(work.addresses, np.uint64),
-        np.array(work.sizes, np.int64),
+def _decode_natively(native: Any, work: Sequence[Chunk], *, compressed: bool) -> None:
+    _, _, files, offsets, lengths, _, _, addresses, sizes = zip(*work, strict=True)
+    number, wrong = native.decode_chunks(
+        np.array([file.descriptor for file in files], np.int32),
+        np.array(offsets, np.int64),
+        np.array(lengths, np.int64),
+        np.array(addresses, np.uint64),
+        np.array(sizes, np.int64),
         compressed,
-        _scratch(max(work.lengths)),
+        _scratch(max(lengths)),
     )
     if wrong:
-        raise BadChunkError(chunk, _reasons[wrong])
+        raise BadChunkError(number, _reasons[wrong])
 
 
 def _scratch(size: int) -> Array:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.columns import decode_column_chunk, lengths_of_text, repair_hint, texts_of
-from m3etl.io.decoding import BadChunkError, WorkList, decode
+from m3etl.io.decoding import BadChunkError, Chunk, decode
 from m3etl.io.layout import StoreLayout, chip_columns, shard_path
 from m3etl.io.sealing import checksum_of
 from m3etl.io.shards import Array, missing_mark
@@ -181,7 +181,9 @@ class ChipStore:
 
         The rows and shapes are not checked; DamagedError names chip, array and file.
         """
-        work = WorkList()
+        if os.getpid() != self._pid:
+            self._reset()
+        work: list[Chunk] = []
         for array, target in values.items():
             if array in self._vector_names:
                 for slot, row in enumerate(rows):
@@ -189,6 +191,8 @@ class ChipStore:
                     target[slot] = self._vector_chunk(array, shard)[position]
             else:
                 self._list_chunks(work, array, rows, target)
+        if self.source.is_remote:
+            self._fetch(work)
         self._decode(work)
 
     def read_chip_into(self, array: str, row: int, values: Array) -> None:
@@ -269,45 +273,40 @@ class ChipStore:
         """Forget open files and decoded vectors; reading again opens them again."""
         self._reset()
 
-    def _list_chunks(self, work: WorkList, array: str, rows: Sequence[int], target: Array) -> None:
+    def _list_chunks(self, work: list[Chunk], array: str, rows: Sequence[int], target: Array) -> None:
         """Add the chunks of one array to the work; what was not observed is filled at once."""
-        size, base, stride = self._sizes[array], target.ctypes.data, target.strides[0]
-        wanted: dict[OpenShard, list[int]] = {}
+        size, address, stride = self._sizes[array], target.ctypes.data, target.strides[0]
         for slot, row in enumerate(rows):
             shard, position = divmod(row, self._shard_chips)
-            file = self._shard_file(array, shard)
-            offset, length = (missing_mark, 0) if file is None else file.index[position].tolist()
-            if file is None or offset == missing_mark:
+            file = self._files.get((array, shard)) or self._shard_file(array, shard)
+            if file is None or (offset := file.extents[position, 0]) == missing_mark:
                 target[slot] = self._fills[array]
-                continue
-            work.names.append(array)
-            work.rows.append(row)
-            work.files.append(file)
-            work.offsets.append(offset)
-            work.lengths.append(length)
-            work.slots.append((target, slot))
-            work.addresses.append(base + slot * stride)
-            work.sizes.append(size)
-            if self.source.is_remote:
-                wanted.setdefault(file, []).append(position)
-        for file, positions in wanted.items():
-            try:
-                file.fetch(positions)
-            except DamagedError as error:
-                raise self._damaged_chip(array, rows[0], file.where, error.message) from error
+            else:
+                length = file.extents[position, 1]
+                work.append((array, row, file, offset, length, target, slot, address + slot * stride, size))
 
-    def _decode(self, work: WorkList) -> None:
+    def _fetch(self, work: Sequence[Chunk]) -> None:
+        """Have the chunks in the local copies of their shards."""
+        wanted: dict[OpenShard, list[Chunk]] = defaultdict(list)
+        for chunk in work:
+            wanted[chunk[2]].append(chunk)
+        for file, chunks in wanted.items():
+            try:
+                file.fetch([chunk[1] % self._shard_chips for chunk in chunks])
+            except DamagedError as error:
+                raise self._damaged_chip(chunks[0][0], chunks[0][1], file.where, error.message) from error
+
+    def _decode(self, work: Sequence[Chunk]) -> None:
         """Decode all chunks; one that is bad is fetched once more where it came from elsewhere."""
         fetched: set[int] = set()
         while True:
             try:
                 decode(work, self._codecs, compressed=self.layout.codec != "none")
             except BadChunkError as error:
-                bad = error.chunk
-                file, row = work.files[bad], work.rows[bad]
-                if bad in fetched or not file.fetch_again(row % self._shard_chips):
-                    raise self._damaged_chip(work.names[bad], row, file.where, str(error)) from error
-                fetched.add(bad)
+                array, row, file, *_ = work[error.number]
+                if error.number in fetched or not file.fetch_again(row % self._shard_chips):
+                    raise self._damaged_chip(array, row, file.where, str(error)) from error
+                fetched.add(error.number)
             else:
                 return
 
@@ -398,13 +397,13 @@ class ChipStore:
     @cached_property
     def _split_codes(self) -> tuple[npt.NDArray[np.uint8], list[str]]:
         """Number of each row's split, and the names by number: of a million chips these are quick to compare."""
-        names: dict[str, int] = {}
+        names = _Numbers()
         codes = np.zeros(self.shard_count * self._shard_chips, dtype=np.uint8)
         contents = self.source.read_many([self._column_key("split", shard) for shard in range(self.shard_count)])
         for shard, content in enumerate(contents):
             texts = texts_of(content, self._shard_chips, "split", self._column_place("split", shard))
             first = shard * self._shard_chips
-            codes[first : first + self._shard_chips] = [names.setdefault(text, len(names)) for text in texts]
+            codes[first : first + self._shard_chips] = list(map(names.__getitem__, texts))
         return codes[: self.rows], list(names)
 
     def _read_column_chunk(self, name: str, shard: int) -> Array:
@@ -419,6 +418,14 @@ class ChipStore:
 
     def _shard_key(self, array: str, shard: int) -> str:
         return PurePosixPath(shard_path(Path(), self.layout, array, shard)).as_posix()
+
+
+class _Numbers(dict[str, int]):
+    """Texts by number, in the order in which they are first asked for."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = number = len(self)
+        return number
 
 
 def _damaged(what: str, reason: str) -> DamagedError:

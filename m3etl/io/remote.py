@@ -69,6 +69,7 @@ class RemoteShard(OpenShard):
         with tempfile.TemporaryFile(dir=source.cache.folder) as file:
             self._descriptor = os.dup(file.fileno())
         self.index = self._fetch_index(chunk_count) if index is None else index
+        self.extents = self.index.data
         self._fetched = self.index[:, 0] == missing_mark  # what is not stored need not be fetched
         self._pending: dict[int, Future[None]] = {}
 

@@ -17,13 +17,14 @@ Result = TypeVar("Result")
 
 
 class OpenShard(ShardFile):
-    """A shard that many threads read; its file is `path`, its name for people is `where`."""
+    """A shard that many threads read; its name for people is `where`. extents: the index, quick to look into."""
 
-    __slots__ = ("where",)
+    __slots__ = ("extents", "where")
 
-    def __init__(self, path: Path, chunk_count: int, index: Array | None = None, where: str = "") -> None:
+    def __init__(self, path: Path, chunk_count: int, index: Array | None = None) -> None:
         super().__init__(path, chunk_count, index)
-        self.where = where or str(path)
+        self.where = str(path)
+        self.extents = self.index.data
 
     @property
     def descriptor(self) -> int:
