@@ -38,6 +38,50 @@ def program_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     return combined.select(list(spec.bands))
 
 
+def terrain_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """Elevation, slope in degrees or the sine and cosine of the aspect of a model, as floats.
+
+    Slope and aspect are computed on the model's own grid with its neighbours, across tiles too, then resampled: tiles
+    are mosaicked first and keep the projection of the first, since a mosaic alone has one of whole degrees.
+    """
+    tiles = [api.Image(scene_id).select([0], ["elevation"]) for scene_id in scene_ids]
+    model = tiles[0] if len(tiles) == 1 else api.ImageCollection(tiles).mosaic()
+    native = tiles[0].projection()
+    if spec.recipe.endswith("elevation"):
+        if len(tiles) > 1:
+            model = model.setDefaultProjection(native)
+        return model.toFloat().resample("bilinear")
+    model = model.setDefaultProjection(native)
+    if spec.recipe.endswith("slope"):
+        return api.Terrain.slope(model).reproject(native).resample("bilinear")
+    turn = api.Terrain.aspect(model).multiply(math.pi / 180.0)
+    circle = turn.sin().addBands(turn.cos()).rename(list(spec.bands))
+    return circle.reproject(native).resample("bilinear")
+
+
+def orbit_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """Incidence angle, layover/shadow code and number of each relative orbit, in ascending order of the number.
+
+    Bands come in threes (inc, lsmap, orbit); slots beyond the orbits that see the chip are masked, as is 0.
+    """
+    images = api.ImageCollection([api.Image(scene_id) for scene_id in scene_ids])
+    slots = len(spec.bands) // 3
+    numbers = images.aggregate_array("relative_orbit_number").distinct().sort().cat(api.List.repeat(-1, slots))
+    absent = _absent(api, ("inc", "lsmap"))
+    parts = []
+    for slot in range(slots):
+        number = api.Number(numbers.get(slot))
+        mine = images.filter(api.Filter.eq("relative_orbit_number", number)).select(["inc", "lsmap"])
+        seen = api.ImageCollection([absent]).merge(mine).mosaic()
+        seen = seen.updateMask(seen.select(["lsmap"]).neq(0))
+        orbit = api.Image.constant(number).toFloat().updateMask(seen.select(["lsmap"]).mask())
+        parts.append(seen.addBands(orbit).rename(list(spec.bands[3 * slot : 3 * slot + 3])))
+    combined = parts[0]
+    for part in parts[1:]:
+        combined = combined.addBands(part)
+    return combined
+
+
 def filtered(api: Any, images: Any, filters: Sequence[Filter]) -> Any:
     """A collection's images with the wanted properties."""
     for item in filters:
@@ -62,9 +106,11 @@ def filtered(api: Any, images: Any, filters: Sequence[Filter]) -> Any:
 def _prepared(api: Any, program: Program, spec: ArraySpec, element: Any) -> Image:
     """One image: unwanted pixels masked on its own grid, physical units or linear power, resampling set."""
     image = api.Image(element)
-    values = image
+    values = _with_bands(api, image, program.bands) if program.no_data else image
     for mask in program.masks:
         values = values.updateMask(_kept(mask, _with_bands(api, image, (mask.band,))))
+    for value in program.no_data:
+        values = values.updateMask(values.neq(value))
     if program.decibel:
         values = values.multiply(_power_of_decibel).exp()
     elif (program.source_scale, program.source_offset) != (1.0, 0.0):

@@ -17,6 +17,8 @@ from typing import Any
 import ee
 import numpy as np
 
+from m3etl.io.programs import orbit_image, program_image, terrain_image
+from m3etl.spec.catalog_m3leo import terrain_recipes
 from m3etl.spec.jobs import field_name
 from m3etl.spec.modality import ArraySpec, Values
 
@@ -262,4 +264,7 @@ recipes: Mapping[str, Recipe] = {
     "canopy_height": canopy_height,
     "dynamic_world": dynamic_world,
     "worldcover": worldcover,
+    "program": lambda spec, scene_ids: program_image(ee, spec, scene_ids),
+    "orbits": lambda spec, scene_ids: orbit_image(ee, spec, scene_ids),
+    **dict.fromkeys(terrain_recipes, lambda spec, scene_ids: terrain_image(ee, spec, scene_ids)),
 }

@@ -1,4 +1,6 @@
-"""The one table that knows the modalities: MMEarth's twelve, declared once. Everything else looks arrays up here."""
+"""The one table that knows the modalities: MMEarth's twelve, M3LEO's layers, and what a user declares. Everything else
+looks arrays up here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import dataclass
 
 from m3etl.errors import InputError
 from m3etl.spec.biomes import biome_names
+from m3etl.spec.catalog_m3leo import m3leo_arrays
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
 
 sentinel2_l2a_bands = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
@@ -48,6 +51,21 @@ licenses: Mapping[str, License] = {
             kind="share-alike",
             title="Creative Commons Attribution-ShareAlike 4.0",
             url="https://creativecommons.org/licenses/by-sa/4.0/",
+        ),
+        License(
+            id="copernicus-dem",
+            kind="permissive",
+            title="Copernicus WorldDEM-30 terms",
+            notice="Produced using Copernicus WorldDEM-30 © DLR e.V. 2010-2014 and © Airbus Defence and Space GmbH "
+            "2014-2018 provided under COPERNICUS by the European Union and ESA; all rights reserved.",
+            url="https://spacedata.copernicus.eu/collections/copernicus-digital-elevation-model",
+        ),
+        License(
+            id="ec-reuse",
+            kind="permissive",
+            title="Reuse policy of the European Commission, with attribution",
+            notice="GHS-BUILT-S R2023A, European Commission, Joint Research Centre (JRC).",
+            url="https://human-settlement.emergency.copernicus.eu",
         ),
         License(id="nasa-open", kind="permissive", title="NASA open data policy"),
         License(
@@ -394,13 +412,43 @@ arrays: Mapping[str, ArraySpec] = {
 }
 
 modality_names: tuple[str, ...] = tuple(dict.fromkeys(spec.modality for spec in arrays.values()))
+_further: Mapping[str, ArraySpec] = {spec.name: spec for spec in m3leo_arrays()}
+_declared: dict[str, ArraySpec] = {}
+
+modality_sets: Mapping[str, tuple[str, ...]] = {
+    "mmearth": modality_names,
+    "m3leo": tuple(dict.fromkeys(spec.modality for spec in _further.values())),
+}
 
 
-def select_arrays(modalities: Sequence[str] = (), catalogue: Mapping[str, ArraySpec] = arrays) -> tuple[ArraySpec, ...]:
-    """The arrays of the named modalities (all without a name), in catalogue order.
+def known_arrays() -> Mapping[str, ArraySpec]:
+    """Every array by name: MMEarth's, the further ones, and those that a user's files declared."""
+    return {**arrays, **_further, **_declared}
+
+
+def declare_arrays(specs: Iterable[ArraySpec]) -> None:
+    """Make a user's arrays known to this process. InputError where a name stands for another declaration already."""
+    known = known_arrays()
+    clashing = sorted(spec.name for spec in specs if known.get(spec.name, spec) != spec)
+    if clashing:
+        raise InputError(
+            f"these arrays are declared already, and otherwise: {', '.join(clashing)}",
+            hint="Give them names of their own.",
+        )
+    _declared.update({spec.name: spec for spec in specs})
+
+
+def select_arrays(
+    modalities: Sequence[str] = (), catalogue: Mapping[str, ArraySpec] | None = None
+) -> tuple[ArraySpec, ...]:
+    """The arrays of the named modalities or sets of them, in catalogue order; without a name MMEarth's twelve.
 
     Raises InputError that lists every unknown name and what is known.
     """
+    if not modalities and catalogue is None:
+        return tuple(arrays.values())
+    catalogue = known_arrays() if catalogue is None else catalogue
+    modalities = [name for item in modalities for name in modality_sets.get(item, (item,))]
     known = dict.fromkeys(spec.modality for spec in catalogue.values())
     unknown = [name for name in modalities if name not in known]
     if unknown:
@@ -411,8 +459,9 @@ def select_arrays(modalities: Sequence[str] = (), catalogue: Mapping[str, ArrayS
     return tuple(spec for spec in catalogue.values() if not modalities or spec.modality in modalities)
 
 
-def find_array(name: str, catalogue: Mapping[str, ArraySpec] = arrays) -> ArraySpec:
+def find_array(name: str, catalogue: Mapping[str, ArraySpec] | None = None) -> ArraySpec:
     """The declaration of one array by its name; InputError lists the known ones."""
+    catalogue = known_arrays() if catalogue is None else catalogue
     if name not in catalogue:
         raise InputError(f"unknown array: {name}", hint=f"Known arrays: {', '.join(catalogue)}.")
     return catalogue[name]

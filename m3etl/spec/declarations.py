@@ -21,7 +21,7 @@ _texts = ("name", "modality", "title", "asset", "kind", "values", "dtype", "unit
           "license", "notice", "label_family")  # fmt: skip
 _numbers = ("fill", "scale", "offset", "source_scale", "source_offset", "valid_min", "valid_max", "native_gsd_m",
             "max_gap_days")  # fmt: skip
-_others = ("bands", "reducers", "period", "filters", "masks", "classes", "decibel", "target")
+_others = ("bands", "reducers", "period", "filters", "masks", "no_data", "classes", "decibel", "target")
 keys = (*_texts, *_numbers, *_others)
 _dtypes = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 _name = re.compile(r"[a-z][a-z0-9_]{1,40}")
@@ -132,6 +132,8 @@ def _problems(entry: _Entry) -> list[tuple[int, str]]:
         found.append((entry.at("bands"), "bands must be a list of band names, or a table stored = 'source'"))
     if "reducers" in values and not _is_texts(values["reducers"]):
         found.append((entry.at("reducers"), "reducers must be a list of names such as ['mean', 'p90']"))
+    if not _is_numbers(values.get("no_data", [])):
+        found.append((entry.at("no_data"), f"no_data must be a list of numbers, found {values['no_data']!r}"))
     found += _table_problems(entry, "filters", {"property", *Comparison})
     found += _table_problems(entry, "masks", {"band", "bits", "values", "at_least", "at_most"})
     found += _table_problems(entry, "classes", {"code", "name", "color"})
@@ -142,6 +144,12 @@ def _problems(entry: _Entry) -> list[tuple[int, str]]:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, int | float) and not isinstance(item, bool) for item in value
+    )
 
 
 def _is_bands(value: Any) -> bool:
@@ -185,6 +193,7 @@ def _spec(values: Mapping[str, Any]) -> ArraySpec:
             Mask(**{**item, "bits": tuple(item.get("bits", ())), "values": tuple(item.get("values", ()))})
             for item in values.get("masks", [])
         ),
+        no_data=tuple(float(value) for value in values.get("no_data", [])),
         source_scale=float(values.get("source_scale", 1.0)),
         source_offset=float(values.get("source_offset", 0.0)),
         decibel=values.get("decibel", False),

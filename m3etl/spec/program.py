@@ -82,6 +82,7 @@ class Output:
 class Program:
     """The images of a collection (or the one image) and what is made of them.
 
+    no_data: values that mean "nothing observed" in the band that has them; masks apply to all bands.
     source_scale, source_offset: physical = source x scale + offset. decibel: the source is in dB; pixels are resampled
     and reduced in linear power and stored in dB again (counts stay counts).
     """
@@ -91,6 +92,7 @@ class Program:
     window: Window = Window.STATIC
     filters: tuple[Filter, ...] = ()
     masks: tuple[Mask, ...] = ()
+    no_data: tuple[float, ...] = ()
     source_scale: float = 1.0
     source_offset: float = 0.0
     decibel: bool = False
@@ -112,6 +114,7 @@ class Program:
             Mask(**{**item, "bits": tuple(item.get("bits", ())), "values": tuple(item.get("values", ()))})
             for item in values.get("masks", ())
         )
+        values["no_data"] = tuple(values.get("no_data", ()))
         if "window" in values:
             values["window"] = Window(values["window"])
         return cls(**values)
