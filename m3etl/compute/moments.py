@@ -55,20 +55,16 @@ def moments_of(values: Array) -> Moments:
     return Moments(count=values.size, total=total, squares=squares, low=low, high=high)
 
 
-def moments_of_table(values: Array, counts: npt.NDArray[np.int64]) -> Moments:
-    """Moments of integers that occur so many times each; values ascending."""
+def moments_of_table(values: Array, counts: npt.NDArray[np.int64], *, fraction_bits: int = 0) -> Moments:
+    """Moments of numbers that occur so many times each: ascending integers times 2**-fraction_bits."""
     if not values.size:
         return Moments()
     pairs = list(zip(values.tolist(), counts.tolist(), strict=True))
     total = sum(value * count for value, count in pairs)
     squares = sum(value * value * count for value, count in pairs)
-    return Moments(
-        count=int(counts.sum()),
-        total=total << unit_bits,
-        squares=squares << 2 * unit_bits,
-        low=float(values[0]),
-        high=float(values[-1]),
-    )
+    bits = unit_bits - fraction_bits
+    low, high = (float(value) / 2**fraction_bits for value in (values[0], values[-1]))
+    return Moments(count=int(counts.sum()), total=total << bits, squares=squares << 2 * bits, low=low, high=high)
 
 
 def _integer_sums(values: Array) -> tuple[int, int]:

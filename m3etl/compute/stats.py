@@ -1,6 +1,6 @@
 """Statistics by counting: parts merge exactly, in any order, and every figure follows from the merged parts alone.
 
-Integers of 8 and 16 bits are counted in full, so that everything about them is exact. For other numbers count, mean,
+Numbers of 8 and 16 bits are counted in full, so that everything about them is exact. For others count, mean,
 deviation, smallest and largest are exact (floats as float32); percentiles and the moments of logarithms are exact up to
 65,536 different values and come from values rounded to 12 bits of mantissa beyond, a relative error of at most 1.3e-4.
 """
@@ -20,6 +20,7 @@ from m3etl.spec.modality import ArraySpec, Transform, Values
 percentiles = {"p01": 1, "p25": 25, "p50": 50, "p75": 75, "p99": 99}
 most_exact = 1 << 16  # different values of a band that are told apart
 dropped_bits = 11  # of the 23 bits of a float32 mantissa, when there are more
+float16_fraction_bits = 24  # every finite float16 is a whole multiple of 2**-24
 ways = 4  # counters of a byte: neighbours are often equal, and one counter would wait for itself
 
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ Table = tuple[Array, npt.NDArray[np.int64]]
 
 
 class DenseCounts:
-    """Counts of every bit pattern of an 8- or 16-bit integer type, per band: int64 (band, 2**bits), fill included.
+    """Counts of every bit pattern of an 8- or 16-bit type, per band: int64 (band, 2**bits), fill included.
 
     As a part that travels between processes it is only as large as the patterns that occur.
     """
@@ -58,15 +59,18 @@ class DenseCounts:
     def table(self, band: int) -> Table:
         """The stored values of one band that occur, ascending, and how often; without fill."""
         present = np.flatnonzero(self.counts[band])
-        values = present.astype(self._unsigned).view(self._dtype).astype(np.int64)
-        order = np.argsort(values)
-        if self._spec.fill is not None:
-            order = order[values[order] != self._spec.fill]
-        return values[order], self.counts[band, present[order]]
+        values = present.astype(self._unsigned).view(self._dtype)
+        known = np.isfinite(values) if self._spec.fill is None else values != self._spec.fill
+        wide = values[known].astype(np.float64 if self._dtype.kind == "f" else np.int64)
+        return _unique(wide + 0, self.counts[band, present[known]])
 
     def moments(self, band: int) -> Moments:
         """Exact moments of one band."""
-        return moments_of_table(*self.table(band))
+        values, counts = self.table(band)
+        if self._dtype.kind == "f":
+            whole = (values * 2**float16_fraction_bits).astype(np.int64)
+            return moments_of_table(whole, counts, fraction_bits=float16_fraction_bits)
+        return moments_of_table(values, counts)
 
 
 class SparseCounts:
@@ -146,7 +150,7 @@ Counts = DenseCounts | SparseCounts
 def start_counts(spec: ArraySpec) -> Counts:
     """Empty counts of the right kind for an array."""
     dtype = np.dtype(spec.dtype)
-    return DenseCounts(spec) if dtype.kind in "iu" and dtype.itemsize <= 2 else SparseCounts(spec)
+    return DenseCounts(spec) if dtype.itemsize <= 2 else SparseCounts(spec)
 
 
 def merge_counts(one: Counts, other: Counts) -> Counts:

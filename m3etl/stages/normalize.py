@@ -20,7 +20,7 @@ devices = ("auto", "cpu", "cuda")
 def run_normalize(
     campaign: Campaign, *, device: str = "auto", materialize: bool = False, progress: Progress
 ) -> Summary:
-    """Write stats.json (atomically; the same bytes for the same store) and, with `materialize`, chips-normalized.zarr.
+    """Write stats.json, the same bytes for the same store, and with `materialize` the normalised copy and its own.
 
     device: where the normalised copy is computed; statistics are counted on the CPU. Raises NothingSelectedError
     without chips in the train split, InputError for a device that is not there, DamagedError where the store is
@@ -46,10 +46,11 @@ def run_normalize(
         "dataset_id": stats["dataset_id"],
     }
     if materialize:
-        from m3etl.stages.materialize import normalized_path, write_normalized
+        from m3etl.stages.materialize import normalized_path, normalized_stats_path, write_normalized
 
         facts["device"] = write_normalized(campaign, store, stats, device=device, progress=progress)
         facts["normalised store"] = str(normalized_path(campaign))
+        facts["its statistics"] = str(normalized_stats_path(campaign))
     return Summary(stage="normalize", done=int(rows.size), seconds=time.monotonic() - started, facts=facts)
 
 

@@ -20,6 +20,7 @@ sentinel2 = catalogue["sentinel2_l2a"]
 sentinel1 = catalogue["sentinel1_asc"]
 precipitation = catalogue["era5_precipitation"]
 wide = replace(catalogue["aster_elevation"], dtype="int32", fill=-(2**31), bands=("a", "b"))
+halves = replace(sentinel1, dtype="float16", fill=None, scale=1.0, bands=("a", "b"))
 floats = replace(sentinel1, dtype="float32", fill=None, scale=1.0, bands=("a", "b"))
 percentiles = {"p01": 1, "p25": 25, "p50": 50, "p75": 75, "p99": 99}
 
@@ -42,7 +43,7 @@ def make_chips(spec, count, seed=0):
 
 
 @pytest.mark.parametrize(
-    "spec", [sentinel2, sentinel1, precipitation, wide, floats], ids=lambda spec: f"{spec.name}-{spec.dtype}"
+    "spec", [sentinel2, sentinel1, precipitation, wide, floats, halves], ids=lambda spec: f"{spec.name}-{spec.dtype}"
 )
 def test_equals_numpy_on_the_physical_values(spec):
     chips = make_chips(spec, 7)
@@ -73,7 +74,7 @@ def test_integer_sums_are_exact_far_beyond_float_precision():
 
 @settings(max_examples=40)
 @given(
-    spec=st.sampled_from([sentinel2, sentinel1, precipitation, wide, floats, catalogue["worldcover"]]),
+    spec=st.sampled_from([sentinel2, sentinel1, precipitation, wide, floats, halves, catalogue["worldcover"]]),
     cuts=st.lists(st.integers(0, 9), max_size=3),
     seed=st.integers(0, 5),
     reverse=st.booleans(),
@@ -183,8 +184,9 @@ def test_log_moments(values):
     assert precipitation.transform is Transform.LOG_ZSCORE
 
 
-def test_infinite_numbers_are_not_observations():
-    found = summarise(floats, counted(floats, [np.array([[[1.0, np.inf]], [[np.nan, -np.inf]]], np.float32)]))
+@pytest.mark.parametrize("spec", [floats, halves], ids=lambda spec: spec.dtype)
+def test_infinite_numbers_are_not_observations(spec):
+    found = summarise(spec, counted(spec, [np.array([[[1.0, np.inf]], [[np.nan, -np.inf]]], spec.dtype)]))
     assert (found["a"]["count"], found["b"]["count"]) == (1, 0)
 
 

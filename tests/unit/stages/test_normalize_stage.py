@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,9 @@ from m3etl.compute.normalize import Normalizer
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.store import create_store, dataset_id, grow_store, open_store, read_stats, seal_shard
 from m3etl.spec.catalog import arrays as catalogue
-from m3etl.stages.materialize import choose_device
+from m3etl.spec.modality import Transform
+from m3etl.stages import materialize
+from m3etl.stages.materialize import choose_device, normalized_path, normalized_spec, normalized_stats_path
 from m3etl.stages.normalize import run_normalize, train_rows
 from m3etl.stages.statistics import count_rows, measure_store, split_by_shard, summarise_store
 from m3etl.stages.summary import SilentProgress
@@ -164,6 +167,70 @@ def test_normalised_copy(campaign):
     before = {path: path.read_bytes() for path in copy.path.rglob("c.*") if path.is_file()}
     run_normalize(campaign, materialize=True, device="cpu", progress=silent)
     assert {path: path.read_bytes() for path in copy.path.rglob("c.*") if path.is_file()} == before
+
+
+def test_the_copy_has_statistics_and_an_identity_of_its_own(campaign):
+    make_store(campaign.store_path, few_specs, count=11)
+    run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    copy = open_store(normalized_path(campaign))
+    stats = read_stats(normalized_stats_path(campaign))
+    assert stats["dataset_id"] == dataset_id(normalized_path(campaign))
+    assert stats["dataset_id"] != read_stats(campaign.stats_path)["dataset_id"]
+    source = read_stats(campaign.stats_path)
+    for band, found in stats["sentinel2_l2a"].items():
+        assert found["count"] == source["sentinel2_l2a"][band]["count"]
+        assert found["p50"] == pytest.approx(0.0, abs=1e-3)
+        assert found["p75"] - found["p25"] == pytest.approx(1.349, rel=2e-3)
+    elevation = stats["aster_elevation"]["elevation"]
+    assert elevation["mean"] == pytest.approx(0.0, abs=1e-3)
+    assert elevation["std"] == pytest.approx(1.0, rel=1e-3)
+    assert sum(stats["worldcover"]["Map"]["codes"].values()) == source["worldcover"]["Map"]["count"]
+    again = Normalizer.from_stats(stats, list(copy.specs.values()))
+    values = torch.from_numpy(copy.read("sentinel2_l2a", [0]))
+    assert torch.equal(again({"sentinel2_l2a": values})["sentinel2_l2a"], values.nan_to_num().float())
+
+
+def test_an_interrupted_copy_is_completed(campaign, monkeypatch):
+    make_store(campaign.store_path, few_specs, count=11)
+    run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    expected = content_of(normalized_path(campaign))
+    shutil.rmtree(normalized_path(campaign))
+    normalized_stats_path(campaign).unlink()
+
+    def interrupted(path, shard, chips, **options):
+        if shard == 1:
+            raise KeyboardInterrupt
+        return seal_shard(path, shard, chips, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(materialize, "seal_shard", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    assert not normalized_stats_path(campaign).exists()
+    run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    assert content_of(normalized_path(campaign)) == expected
+
+
+def test_small_batches_give_the_same_copy(campaign, monkeypatch):
+    make_store(campaign.store_path, few_specs, count=11)
+    run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    expected = content_of(normalized_path(campaign))
+    shutil.rmtree(normalized_path(campaign))
+    monkeypatch.setattr(materialize, "batch_bytes", {"cpu": 20_000})
+    run_normalize(campaign, materialize=True, device="cpu", progress=silent)
+    assert content_of(normalized_path(campaign)) == expected
+
+
+def content_of(path):
+    """Every data file of a store."""
+    return {str(item.relative_to(path)): item.read_bytes() for item in path.rglob("c.*") if item.is_file()}
+
+
+def test_numbers_that_stay_as_they_are_keep_their_range():
+    whole = replace(catalogue["aster_elevation"], transform=Transform.NONE, valid_max=1e5, dtype="int32", fill=-(2**31))
+    assert normalized_spec(whole).dtype == "float32"
+    assert normalized_spec(catalogue["aster_elevation"]).dtype == "float16"
+    assert normalized_spec(catalogue["geolocation"]).dtype == "float16"
 
 
 def test_normalised_copy_is_remade_for_other_data(campaign):
