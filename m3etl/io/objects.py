@@ -6,9 +6,9 @@ The login is the vendor's: what `earthengine authenticate` stored. A loopback Ea
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ public_url = "https://storage.googleapis.com"
 _loopback_token = "loopback"  # any word: without one, a token would be asked of the network
 _least_token_life = timedelta(minutes=10)
 _bucket_name = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")  # https://cloud.google.com/storage/docs/buckets
-_not_found = re.compile(r"\b404\b|NoSuchBucket")
+_answer = re.compile(r"status code: (\d{3})[^:]*: *(.*)", re.DOTALL)  # as obstore words what a server said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +89,8 @@ class Bucket:
         import obstore
 
         for name in names:
-            try:
-                with self._errors(f"delete {name}"):
-                    obstore.delete(self._store, name)
-            except InputError:
-                continue
+            with self._errors(f"delete {name}"), contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._store, name)
 
     def location(self, name: str) -> str:
         """Where an object is read."""
@@ -104,7 +101,7 @@ class Bucket:
         with self._errors("read"):
             return {"GDAL_HTTP_HEADERS": f"Authorization: Bearer {self._token()}"}
 
-    @contextmanager
+    @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
         from obstore.exceptions import BaseError
 
@@ -118,17 +115,16 @@ class Bucket:
             raise self._login_error(what, str(error)) from error
 
     def _translated(self, what: str, error: Exception) -> M3etlError:
-        text = str(error).split("\n", 1)[0][:300]
-        kind = type(error).__name__
-        if isinstance(error, FileNotFoundError) or _not_found.search(text):
+        status, text = _status_of(error)
+        if status == 404:
             return InputError(
                 f"there is no bucket {self.place.url} (asked to {what}): {text}",
                 hint="Make it with `gcloud storage buckets create gs://NAME --location=US`, or name another one with "
                 "--bucket.",
             )
-        if kind == "UnauthenticatedError" or "token" in text.lower():
+        if status == 401 or "token request" in text:
             return self._login_error(what, text)
-        if kind == "PermissionDeniedError":
+        if status == 403:
             return RemoteError(
                 f"no permission to {what} in {self.place.url}: {text}",
                 hint="Your account needs the role Storage Object Admin on the bucket; then run the same command again.",
@@ -185,3 +181,12 @@ class _Token:
     def _expiry(self) -> datetime:
         found = self._credentials.expiry if self._credentials.token else None
         return datetime.min.replace(tzinfo=UTC) if found is None else found.replace(tzinfo=UTC)
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    """The HTTP status behind an error of obstore, 0 where there was no answer, and the words that matter."""
+    text = str(error).split("\n\nDebug source", 1)[0]
+    answer = _answer.search(text)
+    if answer is None:
+        return (404 if isinstance(error, FileNotFoundError) else 0), " ".join(text.split())[:300]
+    return int(answer.group(1)), f"HTTP {answer.group(1)}: {' '.join(answer.group(2).split())[:200]}"
