@@ -68,7 +68,8 @@ def _shape_of(request: PixelRequest) -> tuple[Any, list[str | Sequence[str]]]:
     """What decides the form of a request, and the values to be set into it as JSON."""
     chip, window = request.job.chip, request.window
     numbers: dict[str, int] = {}
-    arrays, lists = [], []
+    arrays: list[tuple[Any, ...]] = []
+    lists: list[Sequence[str]] = []
     for name in request.arrays:
         spec, ids = request.job.specs[name], request.job.scenes[name].scene_ids
         if spec.recipe in list_recipes:

@@ -20,7 +20,8 @@ from typing import Any, Generic, Protocol, TypeVar
 from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 
 max_bytes_in_flight = 384 * 1024 * 1024
-longest_wait_s = 60.0
+longest_wait_s = 60.0  # of our own; a Retry-After of the service's is kept to beyond that
+longest_pause_s = 900.0
 least_tries = 3  # one slow answer may outlast the patience; it says little before it was asked for again
 
 
@@ -132,8 +133,9 @@ class Flow(Generic[Request]):
 
     send: called in worker threads, returns the checked answer or raises RequestFailed. land: called in one writer
     thread with a batch of (request, answer), returns once they are durable. split: requests that replace one which is
-    too large or lacks a source, empty when nothing of it is left to ask for, None when it can't be split. give_up:
-    called in the coordinating thread for a request that has failed for good. on_tick: called there after every outcome.
+    too large, lacks a source or has failed for good, empty when nothing of it is left to ask for, None when it can't be
+    split. give_up: called in the coordinating thread for a request that has failed for good and can't be split.
+    on_answer: called there with a request and the seconds that its answer took. on_tick: after every outcome.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Flow(Generic[Request]):
         pace: Pace,
         counts: FlowCounts | None = None,
         stop: threading.Event | None = None,
+        on_answer: Callable[[Request, float], None] | None = None,
         on_tick: Callable[[int, FlowCounts], None] | None = None,
         jitter: random.Random | None = None,
     ) -> None:
@@ -153,7 +156,7 @@ class Flow(Generic[Request]):
         self._pace = pace
         self.counts = counts if counts is not None else FlowCounts()
         self._stop = stop or threading.Event()
-        self._on_tick = on_tick
+        self._on_answer, self._on_tick = on_answer, on_tick
         self._jitter = jitter or random.Random()
         self._limit = AdaptiveLimit(maximum=pace.max_in_flight, start=pace.start_in_flight)
         self._gate = RateGate(pace.requests_per_second)
@@ -287,6 +290,8 @@ class Flow(Generic[Request]):
             self._last_good = now
             self._limit.accepted()
             self._landing.put((request, answer, request.nbytes))
+            if self._on_answer is not None:
+                self._on_answer(request, now - attempt.sent_at)
         else:
             self._release(request.nbytes)
             self._react(attempt, failure, now)
@@ -298,19 +303,18 @@ class Flow(Generic[Request]):
         if reaction is Reaction.STOP:
             self._stopped = self._stopped or FlowStopped(failure)
             return
-        if reaction is Reaction.SPLIT:
+        if reaction in (Reaction.SPLIT, Reaction.GIVE_UP):
             self._last_good = now
-            parts = self._split(attempt.request, failure)
-            if parts is None:
-                self._give_up(attempt.request, failure)
-            else:
-                self._ready.extend(_Try(part) for part in parts)
-            return
-        if reaction is Reaction.GIVE_UP:
-            self._last_good = now
-            self._give_up(attempt.request, failure)
+            self._replace(attempt.request, failure)
             return
         self._retry(attempt, failure, reaction, now)
+
+    def _replace(self, request: Request, failure: Failure) -> None:
+        parts = self._split(request, failure)
+        if parts is None:
+            self._give_up(request, failure)
+        else:
+            self._ready.extend(_Try(part) for part in parts)
 
     def _retry(self, attempt: _Try[Request], failure: Failure, reaction: Reaction, now: float) -> None:
         if failure.kind is Kind.RATE:
@@ -318,7 +322,9 @@ class Flow(Generic[Request]):
         elif failure.kind is Kind.CAPACITY:
             self._limit.refused(sent_at=attempt.sent_at, now=now, factor=0.8)
         if failure.retry_after_s is not None:
-            self._gate.pause(now + min(failure.retry_after_s, longest_wait_s))
+            pause_s = min(failure.retry_after_s, longest_pause_s)
+            self._gate.pause(now + pause_s)
+            self._last_good = max(self._last_good, now + pause_s)  # silence that was asked for tries nobody's patience
         if reaction is Reaction.WAIT:
             attempt.refusals += 1
         else:
@@ -327,7 +333,7 @@ class Flow(Generic[Request]):
             self._stopped = self._stopped or FlowStopped(failure)
             return
         if attempt.attempts >= self._pace.max_attempts:
-            self._give_up(attempt.request, failure)
+            self._replace(attempt.request, failure)
             return
         self.counts.retries += 1
         tries = min(attempt.attempts + attempt.refusals, 10)

@@ -188,8 +188,10 @@ class Chips:
                 parts = self._less(assembly, request, gone, ArrayStatus.SOURCE_CHANGED) if gone else None
             elif failure.kind is Kind.NO_DATA and len(request.arrays) == 1:
                 parts = self._less(assembly, request, request.arrays, ArrayStatus.NO_SCENE)
-            else:
+            elif failure.kind in (Kind.NO_DATA, Kind.TOO_LARGE):
                 parts = halves(request)
+            else:
+                parts = None
             if parts is not None:
                 assembly.pending += len(parts) - 1
                 self._close_if_whole(chip_id)

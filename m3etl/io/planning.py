@@ -1,5 +1,5 @@
-"""The two planning questions of a batch of chips, each one `value:compute`: which Sentinel-2 scenes are there and how
-do they look over the chip, and what else belongs to the anchors that were chosen.
+"""The two planning questions, many of both in one `value:compute`: which Sentinel-2 scenes are there and how do they
+look over a place (a chip or a block of chips), and what else belongs to the anchors that were chosen.
 
 Expressions are built with the session's client (`api`); nothing here imports it. Bands that an image may lack are
 looked up by name over a masked stand-in, so a missing quality band is "unknown" and never an error.
@@ -16,16 +16,16 @@ from m3etl.io.recipes import ChipGrid
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (
     Candidate,
+    Months,
     PassImage,
     climate_bands,
     day_ms,
     months_until,
-    other_level_days,
     year_of,
 )
+from m3etl.spec.search import either_level as either_level
 
 level_collections: Mapping[str, str] = {"l2a": "COPERNICUS/S2_SR_HARMONIZED", "l1c": "COPERNICUS/S2_HARMONIZED"}
-either_level = "either"  # every level 1C scene, as its level 2A where that exists: an archive without gaps in time
 cloud_score_collection = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
 cloudy_below = 0.6  # cs_cdf; 0.6 is the catalogue page's own recommendation for clear pixels
 score_gsd_m = 60.0
@@ -37,12 +37,12 @@ static_recipes_of_collections = frozenset({"worldcover"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """One chip's question about Sentinel-2: levels, a window of time [start, end) in ms, and the wished moment, if
-    any.
+    """One question about Sentinel-2 over a place: a level, a window of time [start, end) in ms, and the wished moment,
+    if any.
     """
 
     chip: ChipGrid
-    levels: tuple[str, ...]
+    level: str
     start_ms: int
     end_ms: int
     wish_ms: int | None = None
@@ -50,13 +50,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchored:
-    """A chip with its anchor: time, system:index ("" without a scene), other level to look for, year of yearly
-    composites.
+    """A place with its anchor: longitude and latitude of each chip's centre, time, system:index ("" without a scene),
+    other level to look for, year of yearly composites.
     """
 
     chip: ChipGrid
-    lon: float
-    lat: float
+    points: tuple[tuple[float, float], ...]
     time_ms: int
     index: str
     year: tuple[int, int]
@@ -78,24 +77,81 @@ class ImageList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """What belongs to one anchor, as the service answered."""
+    """What belongs to one anchor, as the service answered. months: of each point."""
 
     other: tuple[Candidate, ...] = ()
     passes: Mapping[str, tuple[PassImage, ...]] = field(default_factory=dict)
     composites: Mapping[str, ImageList] = field(default_factory=dict)
-    months: Mapping[tuple[int, int], Sequence[float | None]] = field(default_factory=dict)
+    months: tuple[Months, ...] = ()
     climate: ImageList = field(default_factory=ImageList)
     cloud_scores: ImageList = field(default_factory=ImageList)
     classifications: ImageList = field(default_factory=ImageList)
 
 
-def scenes_expression(api: Any, wanted: Sequence[Wanted], *, candidates: int) -> Any:
-    """For each chip: per level the scored scenes, at most `candidates`, the least cloudy granules first (for chips with
-    a wished moment: the nearest to it). All questions of one batch ask for the same levels, of `level_collections` or
-    `either_level`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The answer to one request: the candidates of each `Wanted` and the companions of each `Anchored`, in order."""
+
+    scenes: tuple[tuple[Candidate, ...], ...]
+    companions: tuple[Companions, ...]
+
+
+def question_expression(
+    api: Any,
+    wanted: Sequence[Wanted],
+    anchored: Sequence[Anchored],
+    specs: Sequence[ArraySpec],
+    *,
+    candidates: int,
+    gap_days: float,
+) -> Any:
+    """One request for both kinds of questions. For each `wanted`: the scored scenes, at most `candidates`, the least
+    cloudy granules first (with a wished moment: the nearest to it). For each `anchored`: Sentinel-1 images near it, ids
+    of yearly composites and maps, monthly climate, the other level's scene.
     """
-    levels = _same([item.levels for item in wanted])
-    dated = _same([item.wish_ms is not None for item in wanted])
+    parts: dict[str, Any] = {}
+    for name, numbers in _by_kind(wanted).items():
+        first = wanted[numbers[0]]
+        asked = [wanted[number] for number in numbers]
+        parts[name] = _scenes(api, asked, first.level, first.wish_ms is not None, candidates)
+    if anchored:
+        parts["companions"] = _companions_of(api, anchored, specs, gap_days)
+    return api.Dictionary(parts)
+
+
+def read_question(
+    wanted: Sequence[Wanted], anchored: Sequence[Anchored], specs: Sequence[ArraySpec], answer: Any
+) -> Answers:
+    """What `question_expression` brought. Raises ValueError for an answer to something else."""
+    if not isinstance(answer, dict):
+        raise ValueError(f"the answer has {type(answer).__name__}, not the parts that were asked for")
+    scenes: dict[int, tuple[Candidate, ...]] = {}
+    for name, numbers in _by_kind(wanted).items():
+        for number, found in zip(numbers, _of_length(answer.get(name), len(numbers), "places"), strict=True):
+            level = wanted[number].level
+            scenes[number] = tuple(_candidate(level, rank, item) for rank, item in enumerate(found))
+    companions = _of_length(answer.get("companions", []), len(anchored), "anchors")
+    return Answers(
+        scenes=tuple(scenes[number] for number in range(len(wanted))),
+        companions=tuple(_companions(item, specs, found) for item, found in zip(anchored, companions, strict=True)),
+    )
+
+
+def _by_kind(wanted: Sequence[Wanted]) -> dict[str, list[int]]:
+    """Positions of the questions that one function on the server answers, by the name of their part."""
+    kinds: dict[str, list[int]] = {}
+    for number, item in enumerate(wanted):
+        kinds.setdefault(f"{item.level}{'' if item.wish_ms is None else '_near'}", []).append(number)
+    return kinds
+
+
+def _of_length(found: Any, length: int, what: str) -> list[Any]:
+    if not isinstance(found, list) or len(found) != length:
+        raise ValueError(f"asked about {length} {what}, the answer has {_length(found)}")
+    return found
+
+
+def _scenes(api: Any, wanted: Sequence[Wanted], level: str, dated: bool, candidates: int) -> Any:
     features = [
         _feature(api, item.chip, {"start": item.start_ms, "end": item.end_ms, "wish": item.wish_ms or 0})
         for item in wanted
@@ -103,33 +159,15 @@ def scenes_expression(api: Any, wanted: Sequence[Wanted], *, candidates: int) ->
 
     def ask(element: Any) -> Any:
         chip = _Chip(api, element)
-        answer = {}
-        for level in levels:
-            collection = level_collections["l1c" if level == either_level else level]
-            found = chip.images(collection).filterDate(chip.date("start"), chip.date("end"))
-            ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
-            answer[level] = chip.scored_all(ranked, candidates, processed=level == either_level)
-        return api.Dictionary(answer)
+        collection = level_collections["l1c" if level == either_level else level]
+        found = chip.images(collection).filterDate(chip.date("start"), chip.date("end"))
+        ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
+        return chip.scored_all(ranked, candidates, processed=level == either_level)
 
     return api.List(features).map(ask)
 
 
-def read_scenes(wanted: Sequence[Wanted], answer: Any) -> list[list[Candidate]]:
-    """The candidates of each chip from the answer to `scenes_expression`, in the order of `wanted`."""
-    if not isinstance(answer, list) or len(answer) != len(wanted):
-        raise ValueError(f"asked about {len(wanted)} chips, the answer has {_length(answer)}")
-    return [
-        [_candidate(level, rank, item) for level in levels_of.levels for rank, item in enumerate(found.get(level, []))]
-        for levels_of, found in zip(wanted, answer, strict=True)
-    ]
-
-
-def companions_expression(
-    api: Any, anchored: Sequence[Anchored], specs: Sequence[ArraySpec], *, gap_days: float
-) -> Any:
-    """For each anchor: Sentinel-1 images near it, ids of yearly composites and maps, monthly climate, the other
-    level's scenes.
-    """
+def _companions_of(api: Any, anchored: Sequence[Anchored], specs: Sequence[ArraySpec], gap_days: float) -> Any:
     recipes = {spec.recipe for spec in specs}
     levels = sorted({item.other_level for item in anchored if item.other_level})
     features = [
@@ -137,8 +175,7 @@ def companions_expression(
             api,
             item.chip,
             {
-                "lon": item.lon,
-                "lat": item.lat,
+                "points": [list(point) for point in item.points],
                 "time": item.time_ms,
                 "index": item.index,
                 "year_start": item.year[0],
@@ -171,17 +208,10 @@ def companions_expression(
             classified = chip.of_index(level_collections["l2a"]).map(_with_band_names)
             answer["classifications"] = chip.listed(classified.filter(api.Filter.listContains("m3etl_bands", "SCL")))
         for level in levels:
-            answer[f"other_{level}"] = chip.others(level)
+            answer[f"other_{level}"] = chip.scored_all(chip.of_index(level_collections[level]), 1)
         return api.Dictionary(answer)
 
     return api.List(features).map(ask)
-
-
-def read_companions(anchored: Sequence[Anchored], specs: Sequence[ArraySpec], answer: Any) -> list[Companions]:
-    """The companions of each anchor from the answer to `companions_expression`, in the order of `anchored`."""
-    if not isinstance(answer, list) or len(answer) != len(anchored):
-        raise ValueError(f"asked about {len(anchored)} anchors, the answer has {_length(answer)}")
-    return [_companions(item, specs, found) for item, found in zip(anchored, answer, strict=True)]
 
 
 class _Chip:
@@ -302,32 +332,21 @@ class _Chip:
         )
 
     def climate(self, collection: str) -> Any:
-        """Monthly values of the 12 months that end with the anchor's, at the chip's centre."""
+        """Monthly values of the 12 months that end with the anchor's, at each of the points."""
         api = self._api
-        point = api.Geometry.Point([self.number("lon"), self.number("lat")])
+        points = api.List(self._feature.get("points"))
         months = api.ImageCollection(collection).filterDate(self.date("month_start"), self.date("month_end"))
 
         def describe(element: Any) -> Any:
             image = api.Image(element)
-            values = image.select(list(climate_bands)).reduceRegion(reducer=api.Reducer.first(), geometry=point)
-            return self.described(image).combine({"values": values})
+
+            def values(point: Any) -> Any:
+                geometry = api.Geometry.Point(api.List(point))
+                return image.select(list(climate_bands)).reduceRegion(reducer=api.Reducer.first(), geometry=geometry)
+
+            return self.described(image).combine({"values": points.map(values)})
 
         return months.sort("system:time_start").toList(13).map(describe)
-
-    def others(self, level: str) -> Any:
-        """Scenes of the other level around the anchor, nearest first: the same acquisition, else the nearest."""
-        api = self._api
-        time, gap = self.number("time"), other_level_days * day_ms
-        near = self.images(level_collections[level]).filterDate(
-            api.Date(time.subtract(gap)), api.Date(time.add(gap + 1))
-        )
-        return self.scored_all(self.by_distance(near, "time"), 4)
-
-
-def _same(values: Sequence[Any]) -> Any:
-    if any(value != values[0] for value in values):
-        raise ValueError(f"the chips of one batch ask for different things: {sorted(map(str, set(values)))}")
-    return values[0]
 
 
 def _named(api: Any, image: Any, bands: list[str]) -> Any:
@@ -341,7 +360,7 @@ def _with_band_names(image: Any) -> Any:
 
 def _feature(api: Any, chip: ChipGrid, numbers: Mapping[str, Any]) -> Any:
     crs = f"EPSG:{chip.epsg}"
-    corners = [chip.xmin, chip.ymax - chip.chip_m, chip.xmin + chip.chip_m, chip.ymax]
+    corners = [chip.xmin, chip.ymax - chip.side_m, chip.xmin + chip.side_m, chip.ymax]
     square = api.Geometry.Rectangle(corners, crs, False)
     return api.Feature(square, {"crs": crs, **numbers})
 
@@ -401,7 +420,13 @@ def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, 
         other=tuple(other),
         passes=passes,
         composites=composites,
-        months={year_of(month["time"]): tuple(month["values"].get(band) for band in climate_bands) for month in months},
+        months=tuple(
+            {
+                year_of(month["time"]): tuple(month["values"][number].get(band) for band in climate_bands)
+                for month in months
+            }
+            for number in range(len(item.points))
+        ),
         climate=_map_list([f"{climate_source}/{month['index']}" for month in months], months),
         cloud_scores=_image_list(cloud_score_collection, found.get("cloud_scores", {})),
         classifications=_image_list(level_collections["l2a"], found.get("classifications", {})),

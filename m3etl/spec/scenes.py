@@ -15,7 +15,6 @@ from m3etl.spec.hashing import stream
 
 day_ms = 86_400_000
 pass_window_ms = 60_000  # slices of one Sentinel-1 pass follow each other within seconds
-other_level_days = 30.0
 climate_bands = ("temperature_2m", "temperature_2m_min", "temperature_2m_max", "total_precipitation_sum")
 Months = Mapping[tuple[int, int], Sequence[float | None]]
 
@@ -113,14 +112,11 @@ def year_order(preferred: int, years: tuple[int, int], seed: int, chip_id: str) 
     return (preferred, *(others[item] for item in stream(seed, f"years {chip_id}").permutation(len(others)).tolist()))
 
 
-def nearest_in_time(candidates: Iterable[Candidate], anchor_ms: int, index: str) -> Candidate | None:
-    """The same acquisition (equal index) at the other level, else the scene nearest in time within 30 days that shows
-    the chip.
+def same_acquisition(candidates: Iterable[Candidate], index: str) -> Candidate | None:
+    """The scene of the same acquisition (equal index) where it shows the chip: only that one lies under the anchor's
+    cloud mask.
     """
-    seen = [item for item in candidates if item.valid > 0]
-    same = [item for item in seen if item.index == index]
-    near = same or [item for item in seen if abs(item.time_ms - anchor_ms) <= other_level_days * day_ms]
-    return min(near, key=lambda item: (abs(item.time_ms - anchor_ms), item.scene_id), default=None)
+    return next((item for item in candidates if item.index == index and item.valid > 0), None)
 
 
 def choose_pass(

@@ -1,129 +1,118 @@
 """Fixes the scenes of chips: asks Earth Engine in batches, decides by the recorded rule, and writes the decisions to
 the ledger.
 
-Chips go through in waves. In a wave the first question is asked in rounds (preferred year, then the others; level 2A,
-then 1C), each only about chips that still lack an anchor; then one question brings what belongs to the anchors.
+Places (chips, or blocks of neighbouring chips) go through in waves. In a wave all places are asked about at once, turn
+by turn: first their preferred year, then what belongs to the anchors that were found, together with the other years of
+the places that still lack one.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from m3etl.campaign import ExportConfig
 from m3etl.errors import AuthenticationError, RemoteError
+from m3etl.io.blocks import block_of
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
+from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import Ledger, PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
-from m3etl.io.planning import (
-    Anchored,
-    Companions,
-    ImageList,
-    Wanted,
-    companions_expression,
-    either_level,
-    read_companions,
-    read_scenes,
-    scenes_expression,
-)
+from m3etl.io.planning import Anchored, Answers, Companions, Wanted, question_expression, read_question
 from m3etl.io.recipes import ChipGrid
-from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes
-from m3etl.spec.modality import ArraySpec, Temporal
-from m3etl.spec.scenes import (
-    AnchorRule,
-    Candidate,
-    best_available,
-    choose_anchor,
-    choose_nearest,
-    choose_pass,
-    climate_features,
-    day_ms,
-    midsummer,
-    nearest_in_time,
-    utc_text,
-    year_of,
-    year_order,
-    year_window,
-)
+from m3etl.spec.hashing import stream
+from m3etl.spec.modality import ArraySpec
+from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
+from m3etl.spec.search import Round, Search, rounds_of
+from m3etl.stages.decisions import Decision, PlanChip
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
 wave_batches = 24
-least_batch, least_batches = 8, 4
+least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
+most_growth = 4
+quick_answer_s = 30.0  # the service works for at most 300 s on a question
 question_bytes = 256 * 1024
-wish_windows_days = (15, 60, 180)  # in the first the scenes nearest to the moment are scored, then the least cloudy
-whole_l2a_year = 2019  # level 2A begins in December 2018 outside Europe, so before it is no sample of a year
-static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldcover": 2020}
-vector_license = "own"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanChip:
-    """What the plan says about a chip. wish_ms: the wished moment of the anchor, None without one."""
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One chip or block with its search. anchor: found or settled for; final: nothing is left to be asked or decided
+    about the anchor; done: recorded.
+    """
 
     grid: ChipGrid
-    lon: float
-    lat: float
-    year: int
-    biome: int
-    ecoregion: int
-    wish_ms: int | None
-
-    @property
-    def chip_id(self) -> str:
-        """The chip's id."""
-        return self.grid.chip_id
+    chips: tuple[PlanChip, ...]
+    search: Search
+    anchor: Candidate | None = None
+    final: bool = False
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """One question about a chip: levels, a window of time, and the moment to which the nearest scenes are scored."""
+class _Item:
+    """One thing to be asked about a place: its scenes in one round, or (None) its companions."""
 
-    levels: tuple[str, ...]
-    start_ms: int
-    end_ms: int
-    wish_ms: int | None = None
-
-
-@dataclass(slots=True)
-class _Search:
-    """The search for one chip's anchor. rounds: questions still to be asked; seen: every candidate so far."""
-
-    chip: PlanChip
-    rounds: list[_Round]
-    seen: list[Candidate] = field(default_factory=list)
-    anchor: Candidate | None = None
-    skip_window: tuple[int, int] | None = None
-
-    def next_round(self) -> _Round | None:
-        """The next question about this chip, None when it has an anchor or nothing is left to ask."""
-        while self.anchor is None and self.rounds:
-            following = self.rounds[0]
-            if self.skip_window != (following.start_ms, following.end_ms):
-                return following
-            self.rounds.pop(0)
-        return None
+    place: _Place
+    asked: Round | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
-    """One request: about chips, either for scenes (searches) or for companions (searches with anchors)."""
+    """One request."""
 
-    searches: tuple[_Search, ...]
-    levels: tuple[str, ...] = ()
-    companions: bool = False
+    items: tuple[_Item, ...]
 
     @property
     def nbytes(self) -> int:
         """A rough size of the answer."""
         return question_bytes
 
+    @property
+    def scenes(self) -> list[tuple[_Place, Round]]:
+        return [(item.place, item.asked) for item in self.items if item.asked is not None]
+
+    @property
+    def companions(self) -> list[_Place]:
+        return [item.place for item in self.items if item.asked is None]
+
+
+class _BatchSize:
+    """Items per question: doubles while answers come quickly, and stays below what was too much."""
+
+    def __init__(self, start: int) -> None:
+        self._size = max(1, start)
+        self._most = self._size * most_growth
+
+    def cut(self, items: Sequence[_Item]) -> Iterator[_Question]:
+        """Questions about all items, of even size; the size may change on the way."""
+        start = 0
+        while start < len(items):
+            left = len(items) - start
+            even = -(-left // max(1, -(-left // min(self._size, max(least_items, -(-len(items) // least_questions))))))
+            yield _Question(items=tuple(items[start : start + even]))
+            start += even
+
+    def answered(self, count: int, seconds: float) -> None:
+        """A question about so many items took so long."""
+        if 2 * count > self._size and seconds < quick_answer_s:
+            self._size = min(self._most, self._size * 2)
+
+    def too_much(self, count: int) -> None:
+        """A question about so many items was more than the service can answer."""
+        self._most = max(1, min(self._most, count // 2))
+        self._size = min(self._size, self._most)
+
 
 class ScenePlanner:
-    """Plans chips with one session into one ledger. must_have_scene: chips without a good anchor are unusable."""
+    """Plans chips with one session into one ledger. must_have_scene: chips without a good anchor are unusable.
+
+    journal: file for answers that nothing in the ledger follows from yet; block_chips: chips a side of the blocks that
+    are planned with one anchor.
+    """
 
     def __init__(
         self,
@@ -139,6 +128,8 @@ class ScenePlanner:
         stop: threading.Event,
         on_planned: Callable[[int], None],
         base_wait_s: float = 1.0,
+        journal: Path | None = None,
+        block_chips: int = 1,
     ) -> None:
         self._session = session
         self._ledger = ledger
@@ -154,15 +145,20 @@ class ScenePlanner:
         self._stop = stop
         self._on_planned = on_planned
         self._base_wait_s = base_wait_s
+        self._journal = AnswerJournal(journal) if journal is not None else None
+        self._block_chips = block_chips
+        self._size = _BatchSize(config.plan_batch)
         self.unanswered: list[Failure] = []
 
     def plan(self, chips: Sequence[PlanChip]) -> None:
         """Decide about every chip and record it. Raises RemoteError when the service could not be asked about some."""
+        places = self._places(chips)
+        known = self._known({place.grid.chip_id for place in places})
         size = max(1, self._config.plan_batch) * wave_batches
-        for start in range(0, len(chips), size):
+        for start in range(0, len(places), size):
             if self._stop.is_set():
                 return
-            self._plan_wave(chips[start : start + size])
+            self._plan_wave(places[start : start + size], known)
         if self.unanswered:
             failure = self.unanswered[0]
             raise RemoteError(
@@ -170,55 +166,80 @@ class ScenePlanner:
                 hint="Run the same command again; what is planned already is kept.",
             )
 
-    def _plan_wave(self, chips: Sequence[PlanChip]) -> None:
-        searches = [_Search(chip, self._rounds(chip)) for chip in chips]
-        if self._wants_sentinel2:
-            while True:
-                questions = list(self._scene_questions(searches))
-                if not questions or self._stop.is_set():
-                    break
-                self._ask(questions)
-                if self.unanswered:
-                    return
-        if self._stop.is_set():
+    def _known(self, names: Set[str]) -> dict[str, tuple[Candidate, ...]]:
+        """Answers of a run that was broken off, about places that are still to be planned."""
+        answers = self._journal.read() if self._journal and names else {}
+        return {key: found for key, found in answers.items() if place_of(key) in names}
+
+    def _places(self, chips: Sequence[PlanChip]) -> list[_Place]:
+        groups: dict[tuple[str, int | None], tuple[ChipGrid, list[PlanChip]]] = {}
+        for chip in chips:
+            grid = block_of(chip.grid, self._block_chips)
+            groups.setdefault((grid.chip_id, chip.wish_ms), (grid, []))[1].append(chip)
+        return [_Place(grid, tuple(members), self._search(grid, members[0])) for grid, members in groups.values()]
+
+    def _search(self, grid: ChipGrid, chip: PlanChip) -> Search:
+        first, last = self._years
+        year = chip.year
+        if grid.chips > 1:  # a block's year must not depend on which of its chips are planned together
+            year = first + int(stream(self._rule.seed, f"year {grid.chip_id}").integers(last - first + 1))
+        rounds = rounds_of(
+            s2=self._config.s2,
+            key=grid.chip_id,
+            year=year,
+            years=self._years,
+            seed=self._rule.seed,
+            wish_ms=chip.wish_ms,
+        )
+        return Search(key=grid.chip_id, rule=self._rule, rounds=rounds, wish_ms=chip.wish_ms)
+
+    # --- a wave -------------------------------------------------------------------------------------------------------
+
+    def _plan_wave(self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]]) -> None:
+        for place in places:
+            place.final = not self._wants_sentinel2
+            for asked in place.search.rounds:
+                found = known.pop(self._key(place, asked), None)
+                if found is not None:
+                    place.search.answers[asked] = found
+        while not self._stop.is_set() and not self.unanswered:
+            items = [item for place in places for item in self._next_items(place)]
+            self._settle_unusable(places)
+            if not items:
+                break
+            self._ask(items)
+        if self._journal and not self._stop.is_set() and not self.unanswered:
+            self._journal.keep(known)  # of places that this wave was not about
+
+    def _next_items(self, place: _Place) -> Iterator[_Item]:
+        if place.done:
             return
-        for search in searches:
-            if search.anchor is None and not self._must_have_scene:
-                search.anchor = best_available(search.seen)
-        unusable = [item for item in searches if item.anchor is None and self._needs_anchor()]
-        self._ledger.record_planned(PlannedChip(chip_id=item.chip.chip_id, scenes=None) for item in unusable)
-        self._on_planned(len(unusable))
-        usable = [item for item in searches if item.anchor is not None or not self._needs_anchor()]
-        self._ask([_Question(searches=batch, companions=True) for batch in self._batches(usable)])
+        if not place.final:
+            place.anchor, missing = place.search.advance()
+            if missing:
+                yield from (_Item(place, asked) for asked in missing)
+                return
+            place.final = True
+            if place.anchor is None and not self._must_have_scene:
+                place.anchor = best_available(place.search.seen)
+        if place.anchor is not None or not self._needs_anchor():
+            yield _Item(place, None)
+
+    def _settle_unusable(self, places: Sequence[_Place]) -> None:
+        lost = [
+            item for item in places if item.final and not item.done and item.anchor is None and self._needs_anchor()
+        ]
+        names = [chip.chip_id for place in lost for chip in place.chips]
+        if names:
+            self._ledger.record_planned(PlannedChip(chip_id=name, scenes=None) for name in names)
+            self._on_planned(len(names))
+        for place in lost:
+            place.done = True
 
     def _needs_anchor(self) -> bool:
         return self._must_have_scene and self._wants_sentinel2
 
-    def _rounds(self, chip: PlanChip) -> list[_Round]:
-        levels = {"l2a": ("l2a",), "l1c": ("l1c",)}.get(self._config.s2, ("l2a", "l1c"))
-        wish = chip.wish_ms
-        if wish is not None:
-            nearest, *wider = ((wish - days * day_ms, wish + days * day_ms + 1) for days in wish_windows_days)
-            return [_Round(levels, *nearest, wish), *(_Round(levels, *window) for window in wider)]
-        years = year_order(chip.year, self._years, self._rule.seed, chip.chip_id)
-        return [_Round((level,), *year_window(year)) for year in years for level in _levels_of_year(levels, year)]
-
-    def _scene_questions(self, searches: Sequence[_Search]) -> Iterator[_Question]:
-        groups: dict[tuple[tuple[str, ...], bool], list[_Search]] = {}
-        for search in searches:
-            following = search.next_round()
-            if following is not None:
-                groups.setdefault((following.levels, following.wish_ms is not None), []).append(search)
-        for (levels, _), members in groups.items():
-            yield from (_Question(searches=batch, levels=levels) for batch in self._batches(members))
-
-    def _batches(self, searches: Sequence[_Search]) -> Iterator[tuple[_Search, ...]]:
-        # A small selection is cut into a few batches, so that the service works on them side by side.
-        size = max(1, min(self._config.plan_batch, max(least_batch, -(-len(searches) // least_batches))))
-        for start in range(0, len(searches), size):
-            yield tuple(searches[start : start + size])
-
-    def _ask(self, questions: Sequence[_Question]) -> None:
+    def _ask(self, items: Sequence[_Item]) -> None:
         pace = Pace(
             requests_per_second=self._config.requests_per_second,
             max_in_flight=min(planning_in_flight, self._config.max_in_flight),
@@ -234,52 +255,48 @@ class ScenePlanner:
             pace=pace,
             counts=self._counts,
             stop=self._stop,
+            on_answer=lambda question, seconds: self._size.answered(len(question.items), seconds),
         )
         try:
-            flow.run(questions)
+            flow.run(self._size.cut(items))
         except FlowStopped as stopped:
             raise stopped_error(stopped) from stopped
 
-    def _send(self, question: _Question) -> Any:
-        searches = question.searches
-        try:
-            if question.companions:
-                anchored = [self._anchored(item) for item in searches]
-                expression = companions_expression(
-                    self._session.api, anchored, self._specs, gap_days=self._config.s1_max_gap_days
-                )
-                return _read(read_companions, anchored, self._specs, answer=self._session.compute_value(expression))
-            wanted = [self._wanted(item) for item in searches]
-            expression = scenes_expression(self._session.api, wanted, candidates=self._config.candidates)
-            return _read(read_scenes, wanted, answer=self._session.compute_value(expression))
-        except RequestFailed as failed:
-            failure = failed.failure
-            if len(searches) > 1 and failure.kind in (Kind.DETERMINISTIC, Kind.NO_DATA, Kind.SOURCE_CHANGED):
-                # One chip may spoil the answer for the others: find it by halving, as with answers that are too large.
-                raise RequestFailed(Failure(kind=Kind.TOO_LARGE, message=failure.message)) from failed
-            raise
+    # --- one question -------------------------------------------------------------------------------------------------
 
-    def _wanted(self, search: _Search) -> Wanted:
-        asked = search.rounds[0]
+    def _send(self, question: _Question) -> Answers:
+        wanted = [self._wanted(place, asked) for place, asked in question.scenes]
+        anchored = [self._anchored(place) for place in question.companions]
+        expression = question_expression(
+            self._session.api,
+            wanted,
+            anchored,
+            self._specs,
+            candidates=self._config.candidates,
+            gap_days=self._config.s1_max_gap_days,
+        )
+        answer = self._session.compute_value(expression)
+        try:
+            return read_question(wanted, anchored, self._specs, answer)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            message = f"the planning answer cannot be read: {type(error).__name__}: {error}"
+            raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message)) from error
+
+    def _wanted(self, place: _Place, asked: Round) -> Wanted:
         return Wanted(
-            chip=search.chip.grid,
-            levels=asked.levels,
-            start_ms=asked.start_ms,
-            end_ms=asked.end_ms,
-            wish_ms=asked.wish_ms,
+            chip=place.grid, level=asked.level, start_ms=asked.start_ms, end_ms=asked.end_ms, wish_ms=asked.wish_ms
         )
 
-    def _anchored(self, search: _Search) -> Anchored:
-        chip, anchor = search.chip, search.anchor
-        time_ms = anchor.time_ms if anchor else self._anchor_time(search)
+    def _anchored(self, place: _Place) -> Anchored:
+        chip, anchor = place.chips[0], place.anchor
+        time_ms = anchor.time_ms if anchor else chip.wish_ms if chip.wish_ms is not None else midsummer(chip.year)
         year, month = year_of(time_ms)
         other = ""
         if anchor and self._config.s2 == "both":
             other = "l1c" if anchor.level == "l2a" else "l2a"
         return Anchored(
-            chip=chip.grid,
-            lon=chip.lon,
-            lat=chip.lat,
+            chip=place.grid,
+            points=tuple((chip.lon, chip.lat) for chip in place.chips),
             time_ms=time_ms,
             index=anchor.index if anchor else "",
             year=year_window(year),
@@ -287,111 +304,69 @@ class ScenePlanner:
             other_level=other,
         )
 
-    def _anchor_time(self, search: _Search) -> int:
-        return search.chip.wish_ms if search.chip.wish_ms is not None else midsummer(search.chip.year)
-
     def _split(self, question: _Question, failure: Failure) -> Sequence[_Question] | None:
-        searches = question.searches
-        if len(searches) < 2:
+        items = question.items
+        # One place may spoil the answer for the others; it is found by halving, as answers that are too large are cut.
+        if len(items) < 2 or failure.kind not in (Kind.TOO_LARGE, *_about_one_place):
             return None
-        middle = len(searches) // 2
-        return [
-            _Question(searches=part, levels=question.levels, companions=question.companions)
-            for part in (searches[:middle], searches[middle:])
-        ]
+        if failure.kind is Kind.TOO_LARGE:
+            self._size.too_much(len(items))
+        middle = len(items) // 2
+        return [_Question(items=part) for part in (items[:middle], items[middle:])]
 
     def _give_up(self, question: _Question, failure: Failure) -> None:
-        if len(question.searches) == 1 and failure.kind in (
-            Kind.DETERMINISTIC,
-            Kind.NO_DATA,
-            Kind.TOO_LARGE,
-            Kind.SOURCE_CHANGED,
-        ):
-            search = question.searches[0]
-            search.rounds.clear()
-            self._ledger.record_unplannable(search.chip.chip_id, str(failure.kind), failure.message)
-            self._on_planned(1)
+        if len(question.items) == 1 and failure.kind in (*_about_one_place, Kind.TOO_LARGE):
+            place = question.items[0].place
+            if not place.done:
+                for chip in place.chips:
+                    self._ledger.record_unplannable(chip.chip_id, str(failure.kind), failure.message)
+                self._on_planned(len(place.chips))
+            place.final = place.done = True
             return
         self.unanswered.append(failure)
 
     def _land(self, answers: Sequence[tuple[_Question, Any]]) -> None:
         for question, answer in answers:
-            if question.companions:
-                self._record(question.searches, answer)
-            else:
-                for search, found in zip(question.searches, answer, strict=True):
-                    self._take(search, found)
+            scenes = dict(zip(question.scenes, answer.scenes, strict=True))
+            if scenes and self._journal:
+                self._journal.append({self._key(place, asked): found for (place, asked), found in scenes.items()})
+            for (place, asked), found in scenes.items():
+                place.search.answers[asked] = found
+            self._record(list(zip(question.companions, answer.companions, strict=True)))
 
-    def _take(self, search: _Search, found: Sequence[Candidate]) -> None:
-        asked = search.rounds.pop(0)
-        search.seen.extend(found)
-        if search.chip.wish_ms is not None:
-            search.anchor = choose_nearest(found, self._rule, search.chip.wish_ms)
-            return
-        search.anchor = choose_anchor(found, self._rule, search.chip.chip_id)
-        if found:
-            search.skip_window = (
-                asked.start_ms,
-                asked.end_ms,
-            )  # another level of the same year would be the same acquisitions
-
-    def _record(self, searches: Sequence[_Search], answers: Sequence[Companions]) -> None:
+    def _record(self, answers: Sequence[tuple[_Place, Companions]]) -> None:
         origin = "archive" if self._session.local else "earthengine"
         planned = [
-            PlannedChip(chip_id=item.chip.chip_id, scenes=self._scenes(item, found), origin=origin)
-            for item, found in zip(searches, answers, strict=True)
+            PlannedChip(
+                chip_id=chip.chip_id, scenes=self._decision(place, point, found).scenes(self._specs), origin=origin
+            )
+            for place, found in answers
+            for point, chip in enumerate(place.chips)
         ]
-        self._ledger.record_planned(planned)
-        self._on_planned(len(planned))
+        if planned:
+            self._ledger.record_planned(planned)
+            self._on_planned(len(planned))
+        for place, _ in answers:
+            place.done = True
 
-    def _scenes(self, search: _Search, found: Companions) -> ChipScenes:
-        anchored = self._anchored(search)
-        anchor = search.anchor
-        return ChipScenes(
-            chip_id=search.chip.chip_id,
-            year=anchored.month[0],
-            anchor_id=anchor.scene_id if anchor else None,
-            anchor_time=utc_text(anchored.time_ms),
-            arrays={spec.name: self._array(spec, search, anchored, found) for spec in self._specs},
-        )
-
-    def _array(self, spec: ArraySpec, search: _Search, anchored: Anchored, found: Companions) -> ArrayScenes:
-        if spec.recipe == "sentinel2":
-            return _sentinel2(spec, search.anchor, anchored, found)
-        if spec.recipe == "sentinel2_cloud":
-            return _cloud(spec, search.anchor, found)
-        if spec.recipe == "sentinel1":
-            return self._sentinel1(spec, search, anchored, found)
-        if spec.recipe == "era5":
-            values = climate_features(found.months, *anchored.month)
-            return _vector(spec, [values[name] for name in spec.bands], found.climate)
-        if spec.temporal in (Temporal.PLACE, Temporal.TIME):
-            return _computed(spec, search.chip, anchored.month[1])
-        return _composite(spec, found.composites.get(spec.name, ImageList()))
-
-    def _sentinel1(self, spec: ArraySpec, search: _Search, anchored: Anchored, found: Companions) -> ArrayScenes:
-        chosen = choose_pass(
-            found.passes.get(spec.name, ()),
-            anchored.time_ms,
-            max_gap_days=min(spec.max_gap_days, self._config.s1_max_gap_days),
+    def _decision(self, place: _Place, point: int, found: Companions) -> Decision:
+        return Decision(
+            chip=place.chips[point],
+            point=point,
+            anchor=place.anchor,
+            anchored=self._anchored(place),
+            found=found,
+            max_gap_days=self._config.s1_max_gap_days,
             min_coverage=self._config.min_valid,
         )
-        if not chosen:
-            return ArrayScenes(status=ArrayStatus.NO_SCENE)
-        return ArrayScenes(
-            status=ArrayStatus.OK,
-            scene_ids=tuple(item.scene_id for item in chosen),
-            time=utc_text(chosen[0].time_ms),
-            gap_days=_gap(chosen[0].time_ms, anchored.time_ms) if search.anchor else None,
-            valid_fraction=round(min(1.0, sum(item.coverage for item in chosen)), 6),
-            license=_license(spec, [item.license for item in chosen], any(item.synthetic for item in chosen)),
-            synthetic=any(item.synthetic for item in chosen),
+
+    def _key(self, place: _Place, asked: Round) -> str:
+        return question_key(
+            place.grid.chip_id, asked.level, asked.start_ms, asked.end_ms, asked.wish_ms, self._config.candidates
         )
 
 
-def _levels_of_year(levels: tuple[str, ...], year: int) -> tuple[str, ...]:
-    """The levels to ask for one after the other: the first that has any scene decides."""
-    return levels if len(levels) == 1 or year >= whole_l2a_year else (either_level, "l2a")
+_about_one_place = (Kind.DETERMINISTIC, Kind.NO_DATA, Kind.SOURCE_CHANGED)
 
 
 def stopped_error(stopped: FlowStopped) -> RemoteError:
@@ -406,110 +381,4 @@ def stopped_error(stopped: FlowStopped) -> RemoteError:
     return RemoteError(
         f"Earth Engine has not answered for a while; the last outcome was {failure.kind}: {failure.message}",
         hint="Run the same command again later; nothing landed is lost.",
-    )
-
-
-def _read(reader: Callable[..., Any], *arguments: Any, answer: Any) -> Any:
-    try:
-        return reader(*arguments, answer)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        message = f"the planning answer cannot be read: {type(error).__name__}: {error}"
-        raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message)) from error
-
-
-def _gap(time_ms: int, anchor_ms: int) -> float:
-    return round((time_ms - anchor_ms) / day_ms, 6)
-
-
-def _license(spec: ArraySpec, licenses: Sequence[str], synthetic: bool) -> str:
-    stated = sorted({item for item in licenses if item})
-    if stated:
-        return " AND ".join(stated)
-    return "synthetic" if synthetic else spec.license
-
-
-def _sentinel2(spec: ArraySpec, anchor: Candidate | None, anchored: Anchored, found: Companions) -> ArrayScenes:
-    if anchor is None:
-        return ArrayScenes(status=ArrayStatus.NO_SCENE)
-    level = spec.name.rpartition("_")[2]
-    scene: Candidate | None = anchor
-    if anchor.level != level:
-        scene = nearest_in_time(found.other, anchored.time_ms, anchor.index) if anchored.other_level == level else None
-    if scene is None:
-        return ArrayScenes(status=ArrayStatus.NO_SCENE)
-    return ArrayScenes(
-        status=ArrayStatus.OK,
-        scene_ids=(scene.scene_id,),
-        time=utc_text(scene.time_ms),
-        gap_days=_gap(scene.time_ms, anchored.time_ms),
-        cloud_fraction=scene.cloud,
-        valid_fraction=scene.valid,
-        license=_license(spec, [scene.license], scene.synthetic),
-        synthetic=scene.synthetic,
-    )
-
-
-def _cloud(spec: ArraySpec, anchor: Candidate | None, found: Companions) -> ArrayScenes:
-    sources = (found.cloud_scores, found.classifications)
-    scene_ids = tuple(scene_id for source in sources for scene_id in source.scene_ids[:1])
-    if anchor is None or not scene_ids:
-        return ArrayScenes(status=ArrayStatus.NO_SCENE)
-    synthetic = any(source.synthetic for source in sources)
-    return ArrayScenes(
-        status=ArrayStatus.OK,
-        scene_ids=scene_ids,
-        time=utc_text(anchor.time_ms),
-        gap_days=0.0,
-        cloud_fraction=anchor.cloud,
-        license=_license(spec, [item for source in sources for item in source.licenses], synthetic),
-        synthetic=synthetic,
-    )
-
-
-def _composite(spec: ArraySpec, images: ImageList) -> ArrayScenes:
-    if not images.scene_ids:
-        return ArrayScenes(status=ArrayStatus.NO_SCENE)
-    time_ms = images.time_ms
-    if time_ms is None and spec.recipe in static_years:
-        time_ms = year_window(static_years[spec.recipe])[0]
-    return ArrayScenes(
-        status=ArrayStatus.OK,
-        scene_ids=images.scene_ids,
-        time=None if time_ms is None else utc_text(time_ms),
-        license=_license(spec, images.licenses, images.synthetic),
-        synthetic=images.synthetic,
-    )
-
-
-def _vector(spec: ArraySpec, values: Sequence[float | None], images: ImageList) -> ArrayScenes:
-    known = any(value is not None for value in values)
-    return ArrayScenes(
-        status=ArrayStatus.OK if known else ArrayStatus.NO_SCENE,
-        scene_ids=images.scene_ids if known else (),
-        time=None if images.time_ms is None or not known else utc_text(images.time_ms),
-        values=tuple(values),
-        license=_license(spec, images.licenses, images.synthetic) if known else "",
-        synthetic=images.synthetic and known,
-    )
-
-
-def _computed(spec: ArraySpec, chip: PlanChip, month: int) -> ArrayScenes:
-    lat, lon, turn = math.radians(chip.lat), math.radians(chip.lon), 2 * math.pi * month / 12
-    values: dict[str, float | None] = {
-        "biome": float(chip.biome) if chip.biome >= 0 else None,
-        "ecoregion": float(chip.ecoregion) if chip.ecoregion >= 0 else None,
-        "sin_lat": math.sin(lat),
-        "cos_lat": math.cos(lat),
-        "sin_lon": math.sin(lon),
-        "cos_lon": math.cos(lon),
-        "sin_month": math.sin(turn),
-        "cos_month": math.cos(turn),
-    }
-    chosen = tuple(values[band] for band in spec.bands)
-    known = chosen[0] is not None
-    return ArrayScenes(
-        status=ArrayStatus.OK if known else ArrayStatus.NO_SCENE,
-        scene_ids=spec.source if known else (),
-        values=chosen,
-        license=spec.license if known else "",
     )

@@ -38,11 +38,19 @@ def fraction(*keys: Any) -> float:
 
 @dataclass(frozen=True)
 class Question:
-    """What stands in for an expression."""
+    """What stands in for an expression: about scenes of places, companions of anchors, or both."""
 
-    kind: str
-    items: tuple[Any, ...]
-    specs: tuple[ArraySpec, ...] = ()
+    wanted: tuple[Any, ...]
+    anchored: tuple[Any, ...]
+    specs: tuple[ArraySpec, ...]
+
+    @property
+    def items(self) -> tuple[Any, ...]:
+        return self.wanted + self.anchored
+
+    @property
+    def kind(self) -> str:
+        return "companions" if self.anchored else "scenes"
 
 
 @dataclass
@@ -66,10 +74,18 @@ class FakeEarth:
     def use_high_volume(self) -> None:
         self.high_volume = True
 
+    def use_standard(self) -> None:
+        self.high_volume = False
+
     def compute_value(self, question: Question, tag: str = "") -> Any:
         self._count("plan", question)
-        answer = self._scenes if question.kind == "scenes" else self._companions
-        return [answer(item, question.specs) for item in question.items]
+        answer: dict[str, list[Any]] = {}
+        for item in question.wanted:
+            name = item.level if item.wish_ms is None else f"{item.level}_near"
+            answer.setdefault(name, []).append(self._level(item, item.level))
+        if question.anchored:
+            answer["companions"] = [self._companions(item, question.specs) for item in question.anchored]
+        return answer
 
     def compute_pixels(self, request: PixelRequest) -> bytes:
         time.sleep(self.delay_s)
@@ -87,9 +103,6 @@ class FakeEarth:
         if isinstance(found, Failure):
             raise RequestFailed(found)
         return found
-
-    def _scenes(self, wanted: Any, specs: Any) -> dict[str, list[dict[str, Any]]]:
-        return {level: self._level(wanted, level) for level in wanted.levels}
 
     def _level(self, wanted: Any, level: str) -> list[dict[str, Any]]:
         chip_id = wanted.chip.chip_id
@@ -128,7 +141,7 @@ class FakeEarth:
                 answer[spec.name] = [{"time": None, "license": None, "synthetic": True} for _ in spec.source]
         answer["cloud_scores"] = self._list([anchored.index] if anchored.index else [])
         answer["classifications"] = self._list([])
-        answer["climate"] = [self._month(month, chip_id) for month in months_until(*anchored.month)]
+        answer["climate"] = [self._month(month, anchored) for month in months_until(*anchored.month)]
         for level in ("l2a", "l1c"):
             answer[f"other_{level}"] = []
         return answer
@@ -149,16 +162,18 @@ class FakeEarth:
         times = [utc_ms("2020-01-01T00:00:00Z") + number for number in range(len(indices))]
         return {"indices": indices, "times": times, "licenses": [], "synthetic": [True] if indices else []}
 
-    def _month(self, month: tuple[int, int], chip_id: str) -> dict[str, Any]:
+    def _month(self, month: tuple[int, int], anchored: Any) -> dict[str, Any]:
+        chip_id = anchored.chip.chip_id
         time_ms = utc_ms(f"{month[0]}-{month[1]:02d}-01T00:00:00Z")
         values = {band: 270 + 20 * fraction(chip_id, month, band) for band in climate_bands[:3]}
         values[climate_bands[3]] = fraction(chip_id, month)
+        points = len(anchored.points)
         return {
             "index": f"{month[0]}{month[1]:02d}",
             "time": time_ms,
             "license": None,
             "synthetic": 1,
-            "values": values,
+            "values": [values] * points,
         }
 
 
@@ -203,12 +218,8 @@ def install(monkeypatch: Any) -> None:
     """Let the export stage ask questions instead of building expressions."""
     from m3etl.stages import fetching, planning
 
-    def scenes(api: Any, wanted: Any, *, candidates: int) -> Question:
-        return Question("scenes", tuple(wanted))
+    def question(api: Any, wanted: Any, anchored: Any, specs: Any, *, candidates: int, gap_days: float) -> Question:
+        return Question(tuple(wanted), tuple(anchored), tuple(specs))
 
-    def companions(api: Any, anchored: Any, specs: Any, *, gap_days: float) -> Question:
-        return Question("companions", tuple(anchored), tuple(specs))
-
-    monkeypatch.setattr(planning, "scenes_expression", scenes)
-    monkeypatch.setattr(planning, "companions_expression", companions)
+    monkeypatch.setattr(planning, "question_expression", question)
     monkeypatch.setattr(fetching.RequestBodies, "body", lambda self, request: request)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from m3etl.io.flow import AdaptiveLimit, Flow, FlowStopped, Pace, RateGate
-from m3etl.io.outcomes import Failure, Kind, RequestFailed
+from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 
 
 @dataclass(frozen=True)
@@ -251,3 +254,80 @@ def test_rate_gate_spaces_and_pauses():
     assert all(later - earlier >= 1.0 - 1e-6 for earlier, later in zip(sent, sent[112:], strict=False))
     gate.pause(moment + 3)
     assert gate.wait_s(moment) == pytest.approx(3)
+
+
+def test_a_request_that_failed_for_good_is_split_before_it_is_given_up():
+    def send(ask):
+        if "x" in ask.name:
+            raise failed(Kind.DETERMINISTIC if len(ask.name) > 2 else Kind.TRANSIENT)
+        return ask.name
+
+    def split(ask, failure):
+        middle = len(ask.name) // 2
+        return None if middle < 1 else [Ask(ask.name[:middle]), Ask(ask.name[middle:])]
+
+    rig = Rig(send, split=split, max_attempts=3)
+    rig.flow.run([Ask("abcdexgh")])
+    assert sorted(name for name, _ in rig.landed) == ["abcd", "e", "gh"]
+    assert rig.given_up == [("x", Kind.TRANSIENT)]
+    assert rig.flow.counts.requests == 1 + 2 + 2 + 3 - 1 + 1 + 3
+
+
+def test_a_long_retry_after_is_kept_to_and_tries_nobodys_patience():
+    sent = []
+
+    def send(ask):
+        sent.append(time.monotonic())
+        if len(sent) <= 4:
+            raise failed(Kind.RATE, status=429, retry_after_s=0.3)
+        return 1
+
+    rig = Rig(send, max_in_flight=1, patience_s=0.1).run(3)
+    assert len(rig.landed) == 3
+    assert all(later - earlier >= 0.29 for earlier, later in itertools.pairwise(sent[:5]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(list(Kind)), max_size=4), min_size=1, max_size=12),
+    st.integers(1, 6),
+    st.integers(1, 5),
+    st.integers(1, 40),
+)
+def test_whatever_comes_back_every_request_lands_or_is_given_up_once(plans, in_flight, attempts, max_bytes):
+    plans = [[kind for kind in plan if reactions.get(kind, Reaction.STOP) is not Reaction.STOP] for plan in plans]
+    lock = threading.Lock()
+    level, bytes_now, tries = 0, 0, Counter()
+    worst = {"level": 0, "bytes": 0}
+
+    def send(ask):
+        nonlocal level, bytes_now
+        with lock:
+            level, bytes_now = level + 1, bytes_now + ask.nbytes
+            worst["level"] = max(worst["level"], level)
+            worst["bytes"] = max(worst["bytes"], bytes_now if level > 1 else 0)
+            number = tries[ask.name]
+            tries[ask.name] += 1
+        time.sleep(0.0002)
+        with lock:
+            level, bytes_now = level - 1, bytes_now - ask.nbytes
+        plan = plans[int(ask.name)]
+        if number < len(plan):
+            raise failed(plan[number])
+        return number
+
+    rig = Rig(send, max_in_flight=in_flight, start_in_flight=in_flight, max_attempts=attempts, max_bytes=max_bytes)
+    rig.flow._pace = replace(rig.flow._pace, base_wait_s=0.0001)
+    rig.flow.run(Ask(str(number), nbytes=1 + number) for number in range(len(plans)))
+    ends = [name for name, _ in rig.landed] + [name for name, _ in rig.given_up]
+    assert sorted(ends) == sorted(map(str, range(len(plans))))
+    assert worst["level"] <= in_flight
+    assert worst["bytes"] <= max_bytes
+    once = {kind for kind, reaction in reactions.items() if reaction in (Reaction.SPLIT, Reaction.GIVE_UP)}
+    for name, kind in rig.given_up:
+        plan = plans[int(name)]
+        first = next((position for position, item in enumerate(plan) if item in once), len(plan))
+        counted = sum(reactions[item] is not Reaction.WAIT for item in plan[: tries[name]])
+        assert tries[name] <= first + 1
+        assert kind in once or counted == attempts
+    assert rig.flow._bytes == 0, "everything that was reserved is free again"

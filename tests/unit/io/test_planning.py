@@ -9,11 +9,9 @@ from fakes.scenery import Scene, left, session_over, top
 from m3etl.io.planning import (
     Anchored,
     Wanted,
-    companions_expression,
     either_level,
-    read_companions,
-    read_scenes,
-    scenes_expression,
+    question_expression,
+    read_question,
 )
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
@@ -117,14 +115,18 @@ def session(tmp_path_factory):
         yield opened
 
 
+def ask(session, wanted=(), anchored=(), specs=(), candidates=8):
+    expression = question_expression(session.api, wanted, anchored, specs, candidates=candidates, gap_days=30.0)
+    return read_question(wanted, anchored, specs, session.compute_value(expression))
+
+
 def ask_scenes(session, wanted, candidates=8):
-    answer = session.compute_value(scenes_expression(session.api, wanted, candidates=candidates))
-    return read_scenes(wanted, answer)
+    return [list(found) for found in ask(session, wanted, candidates=candidates).scenes]
 
 
-def wanted(grid=chip, levels=("l2a",), year=2020, **values):
+def wanted(grid=chip, level="l2a", year=2020, **values):
     start, end = year_window(year)
-    return Wanted(chip=grid, levels=levels, **{"start_ms": start, "end_ms": end, **values})
+    return Wanted(chip=grid, level=level, **{"start_ms": start, "end_ms": end, **values})
 
 
 def test_cloud_is_measured_over_the_chip(session):
@@ -152,14 +154,15 @@ def test_years_are_half_open_and_places_apart(session):
     assert there == []
 
 
-def test_a_wished_moment_ranks_by_distance_over_both_levels(session):
-    question = wanted(levels=("l2a", "l1c"), wish_ms=june + day_ms, start_ms=june - day_ms, end_ms=june + 12 * day_ms)
-    (found,) = ask_scenes(session, [question], candidates=2)
-    assert [(item.level, item.index) for item in found] == [("l2a", "scored"), ("l2a", "classified"), ("l1c", "scored")]
+def test_a_wished_moment_ranks_by_distance(session):
+    near = {"wish_ms": june + day_ms, "start_ms": june - day_ms, "end_ms": june + 12 * day_ms}
+    processed, raw = ask_scenes(session, [wanted(**near), wanted(level="l1c", **near)], candidates=2)
+    assert [(item.level, item.index) for item in processed] == [("l2a", "scored"), ("l2a", "classified")]
+    assert [(item.level, item.index) for item in raw] == [("l1c", "scored")]
 
 
 def test_either_level_is_the_whole_archive_of_1c_as_2a_where_that_exists(session):
-    (found,) = ask_scenes(session, [wanted(levels=(either_level,))])
+    (found,) = ask_scenes(session, [wanted(level=either_level)])
     assert [(item.level, item.scene_id) for item in found] == [
         ("l1c", f"{l1c}/unprocessed"),
         ("l2a", f"{l2a}/scored"),
@@ -167,27 +170,20 @@ def test_either_level_is_the_whole_archive_of_1c_as_2a_where_that_exists(session
     assert found[1].has_cloud_score
 
 
-def test_one_batch_asks_one_thing(session):
-    with pytest.raises(ValueError, match="different things"):
-        scenes_expression(session.api, [wanted(), wanted(levels=("l1c",))], candidates=8)
+def anchor(*, grid=chip, points=((9.0043, 47.853),), time_ms=june, index="scored", other="", when=(2020, 6)):
+    return Anchored(
+        chip=grid,
+        points=points,
+        time_ms=time_ms,
+        index=index,
+        year=year_window(when[0]),
+        month=when,
+        other_level=other,
+    )
 
 
-def ask_companions(session, *, time_ms=june, index="scored", other="", when=(2020, 6), modalities=()):
-    specs = select_arrays(modalities)
-    anchored = [
-        Anchored(
-            chip=chip,
-            lon=9.0043,
-            lat=47.853,
-            time_ms=time_ms,
-            index=index,
-            year=year_window(when[0]),
-            month=when,
-            other_level=other,
-        )
-    ]
-    answer = session.compute_value(companions_expression(session.api, anchored, specs, gap_days=30.0))
-    return read_companions(anchored, specs, answer)[0]
+def ask_companions(session, *, modalities=(), **values):
+    return ask(session, (), [anchor(**values)], select_arrays(modalities)).companions[0]
 
 
 def test_companions_of_an_anchor(session):
@@ -217,9 +213,10 @@ def test_a_composite_is_made_of_all_images_of_its_year(session):
 
 def test_climate_is_the_twelve_months_that_end_with_the_anchors(session):
     found = ask_companions(session, modalities=("era5_temperature", "era5_precipitation"))
-    assert sorted(found.months) == [(2019 + (6 + item) // 12, (6 + item) % 12 + 1) for item in range(12)]
-    assert found.months[(2020, 6)][0] == pytest.approx(282.0)
-    assert found.months[(2019, 7)][1] == pytest.approx(266.0)
+    (months,) = found.months
+    assert sorted(months) == [(2019 + (6 + item) // 12, (6 + item) % 12 + 1) for item in range(12)]
+    assert months[(2020, 6)][0] == pytest.approx(282.0)
+    assert months[(2019, 7)][1] == pytest.approx(266.0)
     assert found.climate.scene_ids[0] == "ECMWF/ERA5_LAND/MONTHLY_AGGR/201907"
 
 
@@ -235,8 +232,33 @@ def test_without_an_anchor_there_is_nothing_to_join(session):
     assert len(found.composites["dynamic_world"].scene_ids) == 3
 
 
+def test_questions_of_every_kind_go_into_one_request(session):
+    near = {"wish_ms": june + day_ms, "start_ms": june - day_ms, "end_ms": june + 12 * day_ms}
+    questions = [wanted(), wanted(level="l1c"), wanted(**near), wanted(far), wanted(year=2021)]
+    before = session.requests
+    both = ask(session, questions, [anchor(), anchor(index="")], select_arrays())
+    assert session.requests == before + 1
+    for item, found in zip(questions, both.scenes, strict=True):
+        assert ask_scenes(session, [item]) == [list(found)]
+    assert both.companions[0] == ask_companions(session)
+    assert both.companions[1] == ask_companions(session, index="")
+
+
+def test_a_block_is_asked_about_as_a_whole_and_its_climate_by_chip(session):
+    block = ChipGrid(chip_id="b", epsg=32632, xmin=left - 640, ymax=top, chip_px=64, chips=2)
+    ((partial,),) = ask_scenes(session, [wanted(block, start_ms=june + 20 * day_ms, end_ms=june + 21 * day_ms)])
+    assert partial.valid == pytest.approx(0.75, abs=0.03), "the western half of it and half of the rest"
+    ask_for = {"grid": block, "points": ((9.0043, 47.853), (8.99, 47.85), (30.0, 47.85))}
+    found = ask_companions(session, modalities=("era5_temperature",), **ask_for)
+    here, near, far_away = found.months
+    assert here == near
+    assert set(far_away.values()) == {(None, None, None, None)}, "outside the image"
+
+
 def test_an_answer_for_other_chips_is_refused():
-    with pytest.raises(ValueError, match="asked about 1 chips"):
-        read_scenes([wanted()], [])
-    with pytest.raises(ValueError, match="asked about 1 chips, the answer has str"):
-        read_scenes([wanted()], "busy")
+    with pytest.raises(ValueError, match="asked about 1 places, the answer has 0"):
+        read_question([wanted()], (), (), {"l2a": []})
+    with pytest.raises(ValueError, match="asked about 1 anchors, the answer has str"):
+        read_question((), [anchor()], (), {"companions": "busy"})
+    with pytest.raises(ValueError, match="list, not the parts"):
+        read_question([wanted()], (), (), [])

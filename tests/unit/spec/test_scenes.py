@@ -20,7 +20,7 @@ from m3etl.spec.scenes import (
     climate_features,
     day_ms,
     months_until,
-    nearest_in_time,
+    same_acquisition,
     utc_ms,
     utc_text,
     year_order,
@@ -87,11 +87,11 @@ def test_nearest_prefers_level_2a_at_a_tie():
     assert choose_nearest(candidates[:1], random_rule, 980).scene_id == "l1c"
 
 
-def test_other_level_is_the_same_acquisition_else_the_nearest_within_30_days():
+def test_the_other_level_is_the_same_acquisition_or_none():
     near, same = scene("near", time_ms=5), scene("same", time_ms=9 * day_ms)
-    assert nearest_in_time([near, same], 0, "same") is same
-    assert nearest_in_time([near, scene("far", time_ms=31 * day_ms)], 0, "none") is near
-    assert nearest_in_time([scene("far", time_ms=31 * day_ms)], 0, "none") is None
+    assert same_acquisition([near, same], "same") is same
+    assert same_acquisition([near], "same") is None
+    assert same_acquisition([scene("same", valid=0.0)], "same") is None
 
 
 def test_pass_within_the_gap_only():

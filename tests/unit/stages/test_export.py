@@ -176,13 +176,13 @@ def test_auto_takes_2a_where_it_exists_else_1c(undisturbed):
 
 
 def asked_for(name, tmp_path, plan, **earth) -> list:
-    """Every question about scenes of an export: (chip, levels, start, end, wished moment)."""
+    """Every question about scenes of an export: (chip, level, start, end, wished moment)."""
     asked = []
 
     def listen(kind, subject, number):
-        if kind == "plan" and subject.kind == "scenes":
+        if kind == "plan":
             asked.extend(
-                (item.chip.chip_id, item.levels, item.start_ms, item.end_ms, item.wish_ms) for item in subject.items
+                (item.chip.chip_id, item.level, item.start_ms, item.end_ms, item.wish_ms) for item in subject.wanted
             )
 
     export(make_campaign(tmp_path / name, plan), FakeEarth(trouble=listen, **earth))
@@ -191,8 +191,8 @@ def asked_for(name, tmp_path, plan, **earth) -> list:
 
 def test_years_before_2a_was_global_are_asked_about_at_either_level(tmp_path):
     plan = make_plan(8)
-    first = {chip_id: levels for chip_id, levels, *_ in reversed(asked_for("c", tmp_path, plan))}
-    assert [first[name] for name in plan["chip_id"]] == 2 * [("either",), ("either",), ("l2a",), ("l2a",)]
+    first = {chip_id: level for chip_id, level, *_ in reversed(asked_for("c", tmp_path, plan))}
+    assert [first[name] for name in plan["chip_id"]] == 2 * ["either", "either", "l2a", "l2a"]
 
 
 def test_provenance_names_gaps_times_and_terms(undisturbed):
@@ -409,8 +409,11 @@ def test_a_date_wins_over_the_year(tmp_path):
 
 def test_a_cloudy_date_is_followed_by_the_least_cloudy_scenes_around_it(tmp_path):
     asked = asked_for("c", tmp_path, make_plan(2, date="2019-06-10"), lost=1.0)
-    days = [(round((end - start) / 2 / day_ms), wish is not None) for _, _, start, end, wish in asked]
-    assert days == [(15, True)] * 2 + [(60, False)] * 2 + [(180, False)] * 2
+    days = [(round((end - start) / 2 / day_ms), level, wish is not None) for _, level, start, end, wish in asked]
+    near, wider = days[:4], days[4:]
+    assert sorted(near) == [(15, "l1c", True)] * 2 + [(15, "l2a", True)] * 2
+    assert sorted(set(wider)) == [(reach, level, False) for reach in (60, 180) for level in ("l1c", "l2a")]
+    assert len(wider) == 8
 
 
 def test_without_sentinel2_the_anchor_is_midsummer(tmp_path):
@@ -432,7 +435,7 @@ def test_growing_by_another_selection_is_a_new_generation(tmp_path, monkeypatch)
         def contains_lonlat(self, lon, lat):
             return np.asarray(lat) < plan["lat"].median()
 
-    monkeypatch.setattr("m3etl.stages.export.read_region", lambda name: Half())
+    monkeypatch.setattr("m3etl.stages.scheduling.read_region", lambda name: Half())
     export(campaign, FakeEarth(), region="half")
     first = content(campaign.root)
     export(campaign, FakeEarth())

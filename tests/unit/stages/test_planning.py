@@ -1,0 +1,234 @@
+"""Planning in batches: few requests, the decisions of asking one by one, and nothing asked twice after a kill."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from fakes.earth import FakeEarth, fraction, install
+
+from m3etl.campaign import ExportConfig
+from m3etl.errors import AuthenticationError
+from m3etl.io.flow import FlowCounts
+from m3etl.io.outcomes import Failure, Kind
+from m3etl.io.planning import Wanted
+from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog import select_arrays
+from m3etl.spec.jobs import ArrayStatus
+from m3etl.stages import planning
+from m3etl.stages.decisions import PlanChip
+from m3etl.stages.planning import ScenePlanner
+
+specs = tuple(spec for spec in select_arrays() if spec.name != "sentinel2_l1c")
+
+
+@pytest.fixture(autouse=True)
+def fake_earth(monkeypatch):
+    install(monkeypatch)
+
+
+class Book:
+    """What a ledger would be told."""
+
+    def __init__(self) -> None:
+        self.scenes = {}
+        self.lost = {}
+
+    def record_planned(self, chips) -> None:
+        for chip in chips:
+            assert chip.chip_id not in self.scenes, "decided twice"
+            self.scenes[chip.chip_id] = chip.scenes
+
+    def record_unplannable(self, chip_id, kind, reason) -> None:
+        self.lost[chip_id] = kind
+
+
+def chips_of(count: int, *, wide: int = 1000) -> list[PlanChip]:
+    found = []
+    for number in range(count):
+        column, row = 1000 + number % wide, 3000 + number // wide
+        grid = ChipGrid(
+            chip_id=f"32632-0160-{column:04d}-{row:04d}",
+            epsg=32632,
+            xmin=column * 160.0,
+            ymax=(row + 1) * 160.0,
+            chip_px=16,
+        )
+        found.append(
+            PlanChip(
+                grid=grid,
+                lon=9.0 + number / 100,
+                lat=45.0,
+                year=2017 + number % 4,
+                biome=1,
+                ecoregion=2,
+                wish_ms=None,
+            )
+        )
+    return found
+
+
+def plan(chips, earth, *, book=None, journal=None, must=True, block_chips=1, **config) -> tuple[Book, FlowCounts]:
+    book, counts = book or Book(), FlowCounts()
+    planner = ScenePlanner(
+        session=earth,
+        ledger=book,
+        specs=specs,
+        config=ExportConfig(**{"requests_per_second": 10_000.0, "max_attempts": 3, **config}),
+        seed=4,
+        years=(2017, 2020),
+        must_have_scene=must,
+        counts=counts,
+        stop=threading.Event(),
+        on_planned=lambda count: None,
+        base_wait_s=0.001,
+        journal=journal,
+        block_chips=block_chips,
+    )
+    planner.plan([chip for chip in chips if chip.chip_id not in book.scenes])
+    return book, counts
+
+
+def test_a_thousand_chips_take_few_requests():
+    book, counts = plan(chips_of(1000), FakeEarth(lost=0.1))
+    assert counts.requests <= 50
+    assert len(book.scenes) == 1000
+    assert 50 < sum(scenes is None for scenes in book.scenes.values()) < 150
+
+
+def test_a_hundred_chips_take_very_few():
+    _, counts = plan(chips_of(100), FakeEarth(lost=0.1))
+    assert counts.requests <= 6
+
+
+def test_decisions_do_not_hang_on_the_size_of_batches():
+    chips = chips_of(60)
+    together, few = plan(chips, FakeEarth(lost=0.2), must=False)
+    alone, many = plan(chips, FakeEarth(lost=0.2), must=False, plan_batch=1)
+    assert together.scenes == alone.scenes
+    assert few.requests < 10 < many.requests
+
+
+def test_questions_grow_while_answers_come_quickly_and_shrink_when_they_are_too_much(monkeypatch):
+    sizes = []
+
+    def trouble(kind, question, number):
+        sizes.append(len(question.items))
+        if len(question.items) > 60:
+            return Failure(kind=Kind.TOO_LARGE, message="Computation timed out.", status=400)
+        return None
+
+    chips = chips_of(800)
+    book, _ = plan(chips, FakeEarth(trouble=trouble), plan_batch=40)
+    assert len(book.scenes) == 800
+    refused = [number for number, size in enumerate(sizes) if size > 60]
+    assert refused, "they grow beyond the start"
+    assert max(sizes[refused[-1] + 1 :]) <= 60
+    assert len(refused) < 12, "what was too much is hardly asked again"
+    sizes.clear()
+    monkeypatch.setattr(planning, "quick_answer_s", 0.0)
+    plan(chips, FakeEarth(trouble=trouble), plan_batch=40)
+    assert max(sizes) == 40, "slow answers keep questions small"
+
+
+def test_one_question_asks_for_companions_and_other_years_at_once():
+    seen = []
+
+    def listen(kind, question, number):
+        seen.append((len(question.wanted), len(question.anchored)))
+
+    plan(chips_of(40), FakeEarth(lost=0.5, trouble=listen))
+    assert any(wanted and anchored for wanted, anchored in seen)
+
+
+def questions_of(earth_questions) -> Counter:
+    return Counter(
+        (item.chip.chip_id, item.level, item.start_ms)
+        if isinstance(item, Wanted)
+        else (item.chip.chip_id, "companions")
+        for question in earth_questions
+        for item in question.items
+    )
+
+
+@pytest.mark.parametrize("last", range(9))
+def test_a_plan_broken_off_repeats_only_what_was_in_flight(tmp_path, last):
+    answered, lost = [], []
+
+    def trouble(kind, question, number):
+        if len(answered) == last:
+            lost.append(question)
+            return Failure(kind=Kind.AUTH, message="expired", status=401)
+        answered.append(question)
+        return None
+
+    chips, journal = chips_of(70), tmp_path / "planning.jsonl"
+    limits = {"plan_batch": 10, "max_in_flight": 1, "must": False, "journal": journal}
+    book = Book()
+    with pytest.raises(AuthenticationError):
+        plan(chips, FakeEarth(lost=0.3, trouble=trouble), book=book, **limits)
+    plan(
+        chips,
+        FakeEarth(lost=0.3, trouble=lambda kind, question, number: answered.append(question)),
+        book=book,
+        **limits,
+    )
+    assert max(questions_of(answered).values()) == 1
+    assert questions_of(lost).keys() <= questions_of(answered).keys()
+    assert book.scenes == plan(chips, FakeEarth(lost=0.3), must=False)[0].scenes
+    assert not journal.exists()
+
+
+def test_a_block_has_one_anchor_and_every_chip_its_own_place():
+    earth = FakeEarth(lost=0.2)
+    book, counts = plan(chips_of(256, wide=16), earth, must=False, block_chips=4)
+    assert len(book.scenes) == 256
+    assert counts.requests <= 6
+    blocks = {}
+    for chip_id, scenes in book.scenes.items():
+        column, row = (int(part) for part in chip_id.split("-")[2:])
+        blocks.setdefault((column // 4, row // 4), []).append(scenes)
+    assert {len(members) for members in blocks.values()} == {16}
+    for members in blocks.values():
+        assert len({scenes.anchor_id for scenes in members}) == 1
+        assert len({scenes.arrays["dynamic_world"].scene_ids for scenes in members}) == 1
+        assert len({scenes.arrays["geolocation"].values for scenes in members}) == len(members)
+        assert {scenes.arrays["sentinel2_l2a"].valid_fraction for scenes in members} <= {1.0, None}
+    assert len({members[0].anchor_id for members in blocks.values()}) == len(blocks)
+
+
+def test_a_block_planned_in_pieces_is_planned_the_same():
+    chips = chips_of(64, wide=8)
+    whole, _ = plan(chips, FakeEarth(), must=False, block_chips=8)
+    pieces = Book()
+    for start in range(0, 64, 9):
+        plan(chips[: start + 9], FakeEarth(), book=pieces, must=False, block_chips=8)
+    assert pieces.scenes == whole.scenes
+
+
+def test_the_other_level_is_the_anchors_own_acquisition(monkeypatch):
+    earth = FakeEarth()
+    plain = FakeEarth._companions
+
+    def companions(self, anchored, specs):
+        answer = plain(self, anchored, specs)
+        twin = {
+            **self._level(Wanted(chip=anchored.chip, level="l1c", start_ms=0, end_ms=10), "l1c")[0],
+            "index": anchored.index if fraction(anchored.chip.chip_id) < 0.5 else "another",
+            "time": anchored.time_ms,
+        }
+        return {**answer, f"other_{anchored.other_level}": [twin]}
+
+    monkeypatch.setattr(FakeEarth, "_companions", companions)
+    monkeypatch.setitem(globals(), "specs", select_arrays())
+    chips = [replace(chip, year=2020) for chip in chips_of(20)]
+    book, _ = plan(chips, earth, s2="both")
+    for chip_id, scenes in book.scenes.items():
+        both = [scenes.arrays[f"sentinel2_{level}"] for level in ("l2a", "l1c")]
+        same = fraction(chip_id) < 0.5
+        assert sum(item.status is ArrayStatus.OK for item in both) == (2 if same else 1)
+        if same:
+            assert both[0].time == both[1].time
+            assert both[0].cloud_fraction != both[1].cloud_fraction, "each level has its own"
