@@ -31,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--online", action="store_true", help="run the checks against the real Earth Engine (needs a login)"
     )
+    parser.addoption("--kills", type=int, default=12, help="how often the export under faults is killed")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
