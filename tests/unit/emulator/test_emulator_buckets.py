@@ -8,9 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import obstore
 import pytest
 import rasterio
 from fakes.embedded import ask, fake_server
+from obstore.store import GCSStore
 
 from m3etl.emulator.http_server import EmulatorServer
 
@@ -67,6 +69,37 @@ def test_the_google_client_deletes(tmp_path: Path) -> None:
         assert (answer.status, answer.body) == (204, b"")
         assert not path.exists()
         assert ask(server, "DELETE", "/storage/v1/b/my-bucket/o/x").status == 404
+
+
+def test_small_objects_are_put_and_deleted_by_their_address(tmp_path: Path) -> None:
+    with fake_server(tmp_path) as server:
+        assert ask(server, "PUT", "/new-bucket/a/b.json", b"one").status == 200
+        assert ask(server, "PUT", "/new-bucket/a/b.json", b"two").status == 200
+        assert ask(server, "GET", "/new-bucket/a/b.json").body == b"two"
+        assert [path.name for path in (tmp_path / "buckets" / "new-bucket" / "a").iterdir()] == ["b.json"]
+        assert ask(server, "PUT", "/new-bucket/a/../../../x", b"no").status == 400
+        assert not (tmp_path / "x").exists()
+        assert ask(server, "DELETE", "/new-bucket/a/b.json").status == 204
+        assert ask(server, "DELETE", "/new-bucket/a/b.json").status == 404
+
+
+def test_obstore_lists_puts_reads_ranges_and_deletes(tmp_path: Path) -> None:
+    with fake_server(tmp_path) as server:
+        store = GCSStore("some-bucket", base_url=server.url, bearer_token="any", client_options={"allow_http": True})
+        assert list(obstore.list(store)) == []
+        for name in ("x/1.tif", "x/2 +%.tif", "y.tif"):
+            obstore.put(store, name, f"content of {name}".encode(), use_multipart=False)
+        assert [item["path"] for page in obstore.list(store, prefix="x") for item in page] == ["x/1.tif", "x/2 +%.tif"]
+        assert bytes(obstore.get_range(store, "x/2 +%.tif", start=3, length=4)) == b"tent"
+        assert [bytes(item) for item in obstore.get_ranges(store, "y.tif", starts=[0, 8], lengths=[3, 2])] == [
+            b"con",
+            b"of",
+        ]
+        assert obstore.head(store, "y.tif")["size"] == len("content of y.tif")
+        obstore.delete(store, ["x/1.tif", "y.tif"])
+        assert [item["path"] for page in obstore.list(store) for item in page] == ["x/2 +%.tif"]
+        with pytest.raises(FileNotFoundError):
+            obstore.get(store, "y.tif")
 
 
 @pytest.mark.parametrize(
