@@ -450,6 +450,8 @@ def fit(module: Pretraining, rhythm: Rhythm, logger: Logger, *, directory: Path)
     device = device_of(options.accelerator)
     if wants_compile(options.compile, device):
         module.compile_losses()
+        if device == "cuda":
+            module.normalizer.compile()  # one kernel an array; on the CPU it has kernels of its own
     with _quiet():
         trainer = lightning.Trainer(
             accelerator="gpu" if device == "cuda" else "cpu",
