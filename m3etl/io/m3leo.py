@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from m3etl.errors import InputError
 from m3etl.spec.m3leo import tile_ids
@@ -41,11 +42,11 @@ def tiles_as_points(table: geopandas.GeoDataFrame, path: Path) -> PointTable:
         raise _no_tiles(path, [f"it has no column identifier (columns: {', '.join(map(str, table.columns))})"])
     if len(table) == 0:
         raise _no_tiles(path, ["it holds no tiles"])
-    bounds = table.geometry.bounds.to_numpy(dtype=np.float64)
+    bounds = shapely.bounds(np.asarray(table.geometry.array))
     if not np.isfinite(bounds).all():
         raise _no_tiles(path, ["some features have no geometry"])
     rectangle = bounds[:, [2, 3]] - bounds[:, [0, 1]]
-    area = table.geometry.area.to_numpy()
+    area = shapely.area(np.asarray(table.geometry.array))
     skewed = np.abs(area - rectangle.prod(axis=1)) > 1e-3 * area
     if skewed.any():
         problems.append(f"{int(skewed.sum())} features are no rectangles ({_rows(skewed)})")

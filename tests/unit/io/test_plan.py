@@ -8,13 +8,25 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io import plan as plan_module
-from m3etl.io.plan import count_plan, iterate_plan, plan_types, read_plan, write_plan
+from m3etl.io.plan import (
+    PlanWriter,
+    cells_of_rows,
+    chip_id_array,
+    count_plan,
+    extra_types,
+    iterate_plan,
+    iterate_tables,
+    plan_types,
+    read_plan,
+    write_plan,
+)
 from m3etl.spec.lattice import Cells, cells_of_lonlat
 
 
@@ -146,3 +158,55 @@ def test_absent_damaged_foreign_and_unwritable_plans_are_told(tmp_path: Path):
         count_plan(path)
     with pytest.raises(InputError, match="cannot write"):
         write_plan(tmp_path / "absent" / "chips.parquet", plan_at([9.0], [47.0]))
+
+
+def test_row_groups_are_written_one_by_one_and_make_the_same_plan(tmp_path: Path):
+    cells = Cells(cell_m=1280, epsg=np.full(25, 32632), column=np.arange(300, 325), row=np.full(25, 4000))
+    write_plan(tmp_path / "whole.parquet", plan_of(cells, label=np.arange(25)))
+    with PlanWriter(tmp_path / "parts.parquet", extra_types(tmp_path / "whole.parquet")) as writer:
+        for table in iterate_tables(tmp_path / "whole.parquet", rows=10):
+            assert cells_of_rows(table).cell_m == 1280
+            writer.write(table)
+        assert not (tmp_path / "parts.parquet").exists()
+    assert writer.rows == 25
+    parts, whole = read_plan(tmp_path / "parts.parquet"), read_plan(tmp_path / "whole.parquet")
+    pd.testing.assert_frame_equal(pd.DataFrame(parts), pd.DataFrame(whole))
+    assert pq.ParquetFile(tmp_path / "parts.parquet").num_row_groups == 3
+
+
+def test_missing_extra_columns_are_null_and_the_footprint_is_made(tmp_path: Path):
+    path = tmp_path / "chips.parquet"
+    write_plan(path, plan_at([9.0], [47.0], label=[3]))
+    old = next(iterate_tables(path))
+    write_plan(path, plan_at([10.0], [48.0]))
+    new = next(iterate_tables(path)).drop_columns(["geometry"])
+    with PlanWriter(path, {"label": pa.int64()}) as writer:
+        writer.write(old)
+        writer.write(new)
+    plan = read_plan(path)
+    assert plan["label"].isna().tolist() == [False, True]
+    assert shapely.contains_xy(plan.geometry.to_numpy(), plan["lon"], plan["lat"]).all()
+
+
+def test_a_plan_that_breaks_off_leaves_the_old_one(tmp_path: Path):
+    path = tmp_path / "chips.parquet"
+    write_plan(path, plan_at([9.0], [47.0]))
+    before = path.read_bytes()
+    rows = next(iterate_tables(path))
+
+    def write_and_break_off() -> None:
+        with PlanWriter(path) as writer:
+            writer.write(rows)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_and_break_off()
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["chips.parquet"]
+
+
+@pytest.mark.parametrize("cell_m", [10, 320, 1280, 4480, 50_000])
+def test_chip_ids_are_the_same_with_and_without_objects(cell_m: int):
+    lon, lat = np.array([9.0, -60.5, -179.9, 3.1]), np.array([47.0, -10.0, 83.0, 0.0001])
+    cells, _ = cells_of_lonlat(lon, lat, cell_m)
+    assert chip_id_array(cells).to_pylist() == cells.chip_ids()

@@ -94,3 +94,34 @@ def test_other_geometries_and_unreadable_files_are_refused(tmp_path: Path):
             read_points(tmp_path / name)
     with pytest.raises(InputError, match="no file"):
         read_points(tmp_path / "absent.csv")
+
+
+def test_lines_are_counted_over_blank_ones(tmp_path: Path):
+    (tmp_path / "p.csv").write_text("lon,lat\n1,2\n\n\n3,95\n")
+    with pytest.raises(InputError, match=r"\(line 5\)"):
+        read_points(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("lon,lat\n1,2\n\n\n3,5\n")
+    assert read_points(tmp_path / "p.csv").lat.tolist() == [2.0, 5.0]
+
+
+def test_rows_with_too_many_fields_are_named(tmp_path: Path):
+    (tmp_path / "p.csv").write_text('lon,lat,note\n1,2,a\n3,4,b,c\n5,6,"d, e"\n7,8,f,g,h\n')
+    with pytest.raises(InputError, match=r"2 rows have more than 3 fields \(lines 3, 5\)"):
+        read_points(tmp_path / "p.csv")
+
+
+def test_a_table_with_more_points_than_a_plan_has_chips_is_not_read_to_its_end(tmp_path: Path, monkeypatch):
+    from m3etl.io import points as module
+
+    monkeypatch.setattr(module, "largest_table", 25)
+    monkeypatch.setattr(module, "_chunk_rows", 10)
+    (tmp_path / "p.csv").write_text("lon,lat\n" + "1,2\n" * 60)
+    with pytest.raises(InputError, match="more than 25 points"):
+        read_points(tmp_path / "p.csv")
+
+
+def test_rows_of_vector_files_are_named(tmp_path: Path):
+    table = geopandas.GeoDataFrame(geometry=[shapely.Point(1, 2), None, shapely.Point(3, 4)], crs="EPSG:4326")
+    table.to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(InputError, match=r"1 points have no coordinates \(row 2\)"):
+        read_points(tmp_path / "p.parquet")

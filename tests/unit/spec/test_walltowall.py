@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import shapely
 
+from m3etl.io.regions import read_region
 from m3etl.spec.ecoregions import area_km2_of
 from m3etl.spec.lattice import Cells, cells_of_lonlat
-from m3etl.spec.walltowall import cells_in_region, polygons_lonlat, seams_of
+from m3etl.spec.walltowall import SeamCells, cells_in_region, polygons_lonlat, seams_of
 
 
 def grid(region: shapely.Geometry, cell_m: int) -> Cells:
@@ -78,3 +79,47 @@ def test_seams_add_up_to_the_area_of_the_region():
         joined = shapely.union_all(shapely.set_precision(part, 1e-9))
         assert joined.geom_type == "Polygon"
         assert len(joined.interiors) == 0
+
+
+@pytest.mark.parametrize("name", ["china", "conus", "europe", "middleeast", "pakin", "southamerica"])
+def test_over_each_region_no_two_chips_of_a_zone_overlap_and_none_is_missing(name: str):
+    """448 px chips over the whole region. Cells of one lattice overlap only if they are the same."""
+    region = read_region(name).geometry
+    found = grid(region, 4480)
+    keys = np.sort(found.key)
+    assert (np.diff(keys) > 0).all()
+    assert found.belongs().all()
+    # Each of the eight neighbours is in the plan too, or its centre is in another zone or outside the region.
+    for column, row in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+        around = Cells(cell_m=4480, epsg=found.epsg, column=found.column + column, row=found.row + row)
+        absent = around[~np.isin(around.key, keys)]
+        absent = absent[(absent.row >= 0) & (absent.column >= 0)]
+        assert not (absent.belongs() & shapely.contains_xy(region, *absent.centre_lonlat)).any()
+    area = area_km2_of(np.array([shapely.segmentize(region, 0.5)], dtype=object))[0]
+    assert len(found) * 4.48**2 == pytest.approx(area, rel=1e-3)
+
+
+def test_seams_of_a_region_are_the_same_in_batches_and_nearly_cancel():
+    found = grid(read_region("southamerica").geometry, 4480)
+    seams = SeamCells(4480)
+    for start in range(0, len(found), 10_000):
+        seams.add(found[start : start + 10_000])
+    figures = seams.figures()
+    whole = seams_of(found)
+    assert figures.cells == whole.cells > 500
+    assert (figures.overlap_km2, figures.gap_km2) == pytest.approx((whole.overlap_km2, whole.gap_km2))
+    # Cells are taken by their centres, so as much is covered twice as is left out, but for the rim of the region.
+    assert figures.overlap_km2 == pytest.approx(figures.gap_km2, rel=0.25)
+    assert figures.overlap_km2 < 2e-3 * len(found) * 4.48**2
+
+
+@pytest.mark.parametrize(("cell_m", "gap_m", "overlap_m"), [(4480, 640, 0), (320, 0, 0), (10_240, 0, 4480)])
+def test_the_strip_along_the_equator_is_counted(cell_m: int, gap_m: int, overlap_m: int):
+    """The southern false northing, 10,000 km, is a multiple of few cells: the two lattices do not meet there."""
+    found = grid(shapely.box(36.5, -0.3, 38.5, 0.3), cell_m)
+    south = found[found.epsg >= 32700]
+    assert (south.row.max() + 1) * cell_m - 10_000_000 == overlap_m - gap_m
+    columns = len(np.intersect1d(south.column[south.row == south.row.max()], found.column[found.row == 0]))
+    figures = seams_of(found)
+    assert figures.gap_km2 == pytest.approx(columns * cell_m * gap_m / 1e6)
+    assert figures.overlap_km2 == pytest.approx(columns * cell_m * overlap_m / 1e6)
