@@ -119,12 +119,20 @@ class Session:
 
     def use_high_volume(self) -> None:
         """Send what follows to the endpoint for many small requests (the real service only): pixels belong there."""
-        if self.url or self._high_volume:
-            return
+        if not self.url and not self._high_volume:
+            self._move_to(self.api.data.HIGH_VOLUME_API_BASE_URL)
+            self._high_volume = True
+
+    def use_standard(self) -> None:
+        """Send what follows to the endpoint for few large requests again: questions belong there."""
+        if self._high_volume:
+            self._move_to(None)
+            self._high_volume = False
+
+    def _move_to(self, url: str | None) -> None:
         with translated(self.api):
-            self.api.Initialize(url=self.api.data.HIGH_VOLUME_API_BASE_URL, project=self.project or None)
+            self.api.Initialize(url=url, project=self.project or None)
         _take_over_answers(self)
-        self._high_volume = True
 
 
 @contextlib.contextmanager

@@ -31,11 +31,24 @@ def next_to_plan(chips: Sequence[ReserveRow], usable: Mapping[str, bool]) -> lis
         return unknown
     lost = [chip for chip in chips if not chip.reserve and not usable[chip.chip_id]]
     reserve = [chip for chip in chips if chip.reserve]
-    asked, unfilled, spare = _replace(lost, reserve, usable, lambda chip: chip.ecoregion)
+    taken, unfilled, spare = _replace(lost, reserve, usable, lambda chip: chip.ecoregion)
+    asked = {chip.chip_id for chip in taken if chip.chip_id not in usable}
     if not asked:
-        asked, _, _ = _replace(unfilled, spare, usable, lambda chip: chip.biome)
-    order = {chip.chip_id: position for position, chip in enumerate(chips)}
-    return sorted(asked, key=order.__getitem__)
+        taken, _, _ = _replace(unfilled, spare, usable, lambda chip: chip.biome)
+        asked = {chip.chip_id for chip in taken if chip.chip_id not in usable}
+    return [chip.chip_id for chip in chips if chip.chip_id in asked]
+
+
+def chosen_chips(chips: Sequence[ReserveRow], usable: Mapping[str, bool]) -> list[str]:
+    """The chips of a settled selection, in plan order: the usable ones, and a reserve in place of each lost one as far
+    as there are any. Never more than there are chips that are no reserve.
+    """
+    lost = [chip for chip in chips if not chip.reserve and not usable[chip.chip_id]]
+    reserve = [chip for chip in chips if chip.reserve and chip.chip_id in usable]
+    near, unfilled, spare = _replace(lost, reserve, usable, lambda chip: chip.ecoregion)
+    far, _, _ = _replace(unfilled, spare, usable, lambda chip: chip.biome)
+    stand_ins = {chip.chip_id for chip in (*near, *far)}
+    return [chip.chip_id for chip in chips if (chip.chip_id in stand_ins if chip.reserve else usable[chip.chip_id])]
 
 
 def _replace(
@@ -43,18 +56,17 @@ def _replace(
     reserve: Sequence[ReserveRow],
     usable: Mapping[str, bool],
     group_of: Callable[[ReserveRow], int],
-) -> tuple[list[str], list[ReserveRow], list[ReserveRow]]:
-    """Reserves to ask about, lost chips that stay without one, and reserves that were not needed."""
+) -> tuple[list[ReserveRow], list[ReserveRow], list[ReserveRow]]:
+    """Reserves that are used or to be asked about, lost chips that stay without one, reserves that were not needed."""
     waiting: dict[int, list[ReserveRow]] = {}
     for chip in lost:
         waiting.setdefault(group_of(chip), []).append(chip)
-    asked, spare = [], []
+    taken, spare = [], []
     for chip in reserve:
         queue = waiting.get(group_of(chip))
         if not queue:
             spare.append(chip)
         elif usable.get(chip.chip_id, True):
             queue.pop(0)
-            if chip.chip_id not in usable:
-                asked.append(chip.chip_id)
-    return asked, [chip for queue in waiting.values() for chip in queue], spare
+            taken.append(chip)
+    return taken, [chip for queue in waiting.values() for chip in queue], spare

@@ -6,36 +6,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from m3etl.campaign import Campaign, locked
 from m3etl.errors import DamagedError, NothingSelectedError
 from m3etl.io.ledger import ChipRecord, ChipState, Ledger, open_ledger
 from m3etl.io.pixels import Array, arrays_of, final_status
-from m3etl.io.plan import read_plan
 from m3etl.io.provenance import ProvenanceRow, write_provenance
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import read_record, remove_segment, segment_numbers
 from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
-from m3etl.spec.catalog import find_array
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.spec.modality import ArraySpec, Shape, valid_of
+from m3etl.stages.layout import Layout, read_layout_of
+from m3etl.stages.places import grid_of
 from m3etl.stages.summary import Progress, Summary
 
-place_columns = ("chip_id", "lon", "lat", "epsg", "xmin", "ymax", "split")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What is fixed at the first export: the arrays in order and the chips per shard."""
-
-    specs: Mapping[str, ArraySpec]
-    shard_chips: int
+__all__ = ["Layout", "Sealer", "read_layout_of", "run_tile", "stored_vector", "valid_fraction"]
 
 
 def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
@@ -71,14 +59,6 @@ def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
     )
 
 
-def read_layout_of(ledger: Ledger) -> Layout:
-    """The layout recorded in the ledger; DamagedError where there is none."""
-    names, shard_chips = ledger.read_meta("arrays"), ledger.read_meta("shard_chips")
-    if names is None or shard_chips is None:
-        raise DamagedError("the ledger names no arrays", hint="Run `m3etl export`, which fixes them.")
-    return Layout(specs={name: find_array(name) for name in names}, shard_chips=int(shard_chips))
-
-
 class Sealer:
     """Seals shards of one campaign, one after the other."""
 
@@ -86,7 +66,6 @@ class Sealer:
         self._campaign = campaign
         self._ledger = ledger
         self._layout = layout
-        self._places: pd.DataFrame | None = None
         self._created = False
 
     def seal(self, shard: int) -> int:
@@ -132,23 +111,23 @@ class Sealer:
 
     def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:
         for record in records:
-            place = self._place(record.chip_id)
-            arrays = {} if record.state is ChipState.FAILED else self._arrays(record, place)
+            arrays = {} if record.state is ChipState.FAILED else self._arrays(record)
             for name, values in arrays.items():
                 fractions[record.chip_id, name] = valid_fraction(self._layout.specs[name], values)
+            grid = grid_of(record.chip_id)
             yield SealedChip(
                 row=record.row,
                 chip_id=record.chip_id,
-                lon=float(place["lon"]),
-                lat=float(place["lat"]),
-                epsg=int(place["epsg"]),
-                xmin=float(place["xmin"]),
-                ymax=float(place["ymax"]),
-                split=str(place["split"]),
+                lon=record.lon,
+                lat=record.lat,
+                epsg=grid.epsg,
+                xmin=grid.xmin,
+                ymax=grid.ymax,
+                split=record.split,
                 arrays=arrays,
             )
 
-    def _arrays(self, record: ChipRecord, place: Mapping[str, Any]) -> dict[str, Array]:
+    def _arrays(self, record: ChipRecord) -> dict[str, Array]:
         specs = self._layout.specs
         found: dict[str, Array] = {
             name: stored_vector(spec, record.scenes.arrays[name].values or ())
@@ -163,14 +142,7 @@ class Sealer:
                 f"the landed bytes of {record.chip_id} belong to {chip_id}",
                 hint="Remove the raw directory and run `m3etl export` again.",
             )
-        grid = ChipGrid(
-            chip_id=record.chip_id,
-            epsg=int(place["epsg"]),
-            xmin=float(place["xmin"]),
-            ymax=float(place["ymax"]),
-            chip_px=self._campaign.config.sample.chip_px,
-        )
-        return {**arrays_of(parts, specs, grid, record.statuses), **found}
+        return {**arrays_of(parts, specs, grid_of(record.chip_id), record.statuses), **found}
 
     def _provenance(
         self,
@@ -197,18 +169,6 @@ class Sealer:
                 origin="planet" if scenes.synthetic else record.origin,
                 license=scenes.license,
             )
-
-    def _place(self, chip_id: str) -> Mapping[str, Any]:
-        if self._places is None:
-            frame = read_plan(self._campaign.plan_path, columns=place_columns)
-            self._places = pd.DataFrame(frame).set_index("chip_id")
-        try:
-            found: dict[str, Any] = dict(self._places.loc[chip_id])
-        except KeyError as error:
-            raise DamagedError(
-                f"chip {chip_id} is in the ledger but not in the plan", hint="Restore chips.parquet from a copy."
-            ) from error
-        return found
 
 
 def stored_vector(spec: ArraySpec, values: Sequence[float | None]) -> Array:

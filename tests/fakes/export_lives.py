@@ -21,6 +21,7 @@ from fakes.earth import FakeEarth, fraction, install
 from m3etl.campaign import open_campaign
 from m3etl.io import ledger as ledger_module
 from m3etl.io.outcomes import Failure, Kind
+from m3etl.stages import scheduling
 from m3etl.stages.export import run_export
 from m3etl.stages.summary import SilentProgress
 
@@ -48,8 +49,10 @@ def die_after(writes: int, *, before: bool) -> None:
     os.rename = counted(os.rename)
     Path.replace = counted(Path.replace)  # type: ignore[method-assign]
     Path.unlink = counted(Path.unlink)  # type: ignore[method-assign]
-    for name in ("record_planned", "fix_generation", "record_landed", "record_sealed", "write_meta"):
+    for name in ("record_planned", "record_landed", "record_sealed", "write_meta"):
         setattr(ledger_module.Ledger, name, counted(getattr(ledger_module.Ledger, name)))
+    for name in ("load_plan", "form_lots", "fix_lot"):
+        setattr(scheduling, name, counted(getattr(scheduling, name)))
 
 
 def trouble(kind: str, subject: Any, number: int) -> Failure | None:

@@ -1,0 +1,101 @@
+"""What an export says at its end, and what a dry run says before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from m3etl.campaign import Campaign
+from m3etl.io.flow import FlowCounts
+from m3etl.io.ledger import ChipState, Ledger
+from m3etl.io.outcomes import Kind, retry_may_help
+from m3etl.spec.budget import estimate
+from m3etl.stages.layout import wanted_specs
+from m3etl.stages.summary import Progress, Summary
+
+Tally = Mapping[tuple[int, bool, ChipState], int]
+stored_states = (ChipState.SEALED, ChipState.LANDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one run did: counts of both flows, chips landed, bytes received."""
+
+    planning: FlowCounts
+    pixels: FlowCounts
+    landed: int
+    nbytes: int
+    seconds: float
+
+
+def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Progress) -> Summary:
+    """The summary of a run over the chips that it was about."""
+    tally = ledger.tally()
+    done, failed = _chips(tally, *stored_states), _chips(tally, ChipState.FAILED)
+    failures = ledger.failures() if failed else []
+    if any(Kind(kind) in retry_may_help for kind, _, _ in failures):
+        progress.say("some chips failed for reasons that may pass: try them with `m3etl export --retry-failed`")
+    planning, pixels = outcome.planning, outcome.pixels
+    requests = planning.requests + pixels.requests
+    facts: dict[str, Any] = {
+        "chips": done,
+        "new chips": outcome.landed,
+        "requests": requests,
+        "requests per chip": round(requests / outcome.landed, 3) if outcome.landed else None,
+        "planning requests": planning.requests,
+        "bytes": outcome.nbytes,
+        "retries": planning.retries + pixels.retries,
+        "refused for rate": planning.outcomes[Kind.RATE] + pixels.outcomes[Kind.RATE],
+        "peak in flight": pixels.peak_in_flight,
+    }
+    if campaign.config.sample.strategy == "biome":
+        facts["biomes"] = _biome_rows(tally)
+    facts["valid fractions"] = [
+        {"array": name, "valid": round(valid / chips, 4)} for name, (chips, valid) in ledger.valid_fractions().items()
+    ]
+    return Summary(
+        stage="export",
+        done=done,
+        skipped=done - outcome.landed,
+        rejected=_chips(tally, ChipState.UNUSABLE),
+        failed=failed,
+        seconds=outcome.seconds,
+        errors={f"{kind}: {reason}": chips for kind, reason, chips in failures},
+        facts=facts,
+    )
+
+
+def dry_run(campaign: Campaign, chips: int, modalities: Sequence[str]) -> Summary:
+    """What an export of so many chips would ask for; nothing is sent."""
+    config = campaign.config.export
+    figures = estimate(
+        chips=chips,
+        specs=wanted_specs(config, modalities),
+        chip_m=campaign.chip_m,
+        chip_px=campaign.config.sample.chip_px,
+        plan_batch=config.plan_batch,
+        requests_per_second=config.requests_per_second,
+        check_every=config.check_every,
+    )
+    return Summary(stage="export", skipped=chips, facts={"dry run": "nothing was requested", **figures})
+
+
+def _chips(tally: Tally, *states: ChipState) -> int:
+    return sum(chips for (_, _, state), chips in tally.items() if state in states)
+
+
+def _biome_rows(tally: Tally) -> list[dict[str, Any]]:
+    rows = []
+    for biome in sorted({biome for biome, _, _ in tally}):
+        mine = {(reserve, state): chips for (number, reserve, state), chips in tally.items() if number == biome}
+        used = (*stored_states, ChipState.PLANNED)
+        rows.append(
+            {
+                "biome": biome,
+                "planned": sum(chips for (reserve, _), chips in mine.items() if not reserve),
+                "usable": sum(chips for (_, state), chips in mine.items() if state in used),
+                "from the reserve": sum(chips for (reserve, state), chips in mine.items() if reserve and state in used),
+            }
+        )
+    return rows
