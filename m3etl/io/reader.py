@@ -6,8 +6,9 @@ import os
 import resource
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -191,9 +192,8 @@ class ChipStore:
                     target[slot] = self._vector_chunk(array, shard)[position]
             else:
                 self._list_chunks(work, array, rows, target)
-        if self.source.is_remote:
-            self._fetch(work)
-        self._decode(work)
+        with self._fetched(work):
+            self._decode(work)
 
     def read_chip_into(self, array: str, row: int, values: Array) -> None:
         """Decode one chip straight into `values` (chip_shape, C-contiguous, stored dtype); fill where not observed."""
@@ -285,16 +285,20 @@ class ChipStore:
                 length = file.extents[position, 1]
                 work.append((array, row, file, offset, length, target, slot, address + slot * stride, size))
 
-    def _fetch(self, work: Sequence[Chunk]) -> None:
-        """Have the chunks in the local copies of their shards."""
+    @contextmanager
+    def _fetched(self, work: Sequence[Chunk]) -> Iterator[None]:
+        """The chunks of a remote store are in the local copies of their shards, until the end of the block."""
         wanted: dict[OpenShard, list[Chunk]] = defaultdict(list)
-        for chunk in work:
+        for chunk in work if self.source.is_remote else ():
             wanted[chunk[2]].append(chunk)
-        for file, chunks in wanted.items():
-            try:
-                file.fetch([chunk[1] % self._shard_chips for chunk in chunks])
-            except DamagedError as error:
-                raise self._damaged_chip(chunks[0][0], chunks[0][1], file.where, error.message) from error
+        with ExitStack() as held:
+            for file, chunks in wanted.items():
+                held.callback(file.release)
+                try:
+                    file.fetch([chunk[1] % self._shard_chips for chunk in chunks])
+                except DamagedError as error:
+                    raise self._damaged_chip(chunks[0][0], chunks[0][1], file.where, error.message) from error
+            yield
 
     def _decode(self, work: Sequence[Chunk]) -> None:
         """Decode all chunks; one that is bad is fetched once more where it came from elsewhere."""

@@ -58,7 +58,7 @@ def open_source(url: str, cache: CachePlace | None = None) -> RemoteSource:
 class RemoteShard(OpenShard):
     """A shard whose chunks come when they are fetched; `path` is only a name."""
 
-    __slots__ = ("__weakref__", "_fetched", "_key", "_pending", "_source")
+    __slots__ = ("_fetched", "_key", "_pending", "_source", "readers")
 
     def __init__(self, source: RemoteSource, key: str, chunk_count: int, index: Array | None) -> None:
         self._descriptor = -1
@@ -72,6 +72,7 @@ class RemoteShard(OpenShard):
         self.extents = self.index.data
         self._fetched = self.index[:, 0] == missing_mark  # what is not stored need not be fetched
         self._pending: dict[int, Future[None]] = {}
+        self.readers = 0
 
     def _fetch_index(self, chunk_count: int) -> Array:
         content, size = self._source.objects.read_tail(self._key, 16 * chunk_count + checksum_bytes)
@@ -80,16 +81,23 @@ class RemoteShard(OpenShard):
         return read_index(self.where, self._descriptor, chunk_count)
 
     def fetch(self, positions: Sequence[int]) -> None:
-        """Wait for these chunks, or fetch them now."""
+        """Wait for these chunks, or fetch them now; they stay until `release`."""
+        self._source.hold(self)
         for position in positions:
             coming = self._pending.get(position)
             if coming is not None:
                 with contextlib.suppress(CancelledError, M3etlError):  # what failed is tried once more, and then raised
                     coming.result()
                 self._pending.pop(position, None)
-        for piece in self.pieces(positions):
+        pieces = self.pieces(positions)
+        for piece in pieces:
             self.fetch_piece(*piece)
-        self._source.used(self, 0)
+        if not pieces:
+            self._source.used(self, 0)
+
+    def release(self) -> None:
+        """These chunks may make room for others."""
+        self._source.release(self)
 
     def fetch_again(self, position: int) -> bool:
         """Fetch one chunk whatever is here already."""
@@ -232,15 +240,27 @@ class RemoteSource:
         for future in list(self._waiting):
             future.cancel()
 
+    def hold(self, shard: RemoteShard) -> None:
+        """What is fetched of this shard stays until it is released as often."""
+        with self._lock:
+            shard.readers += 1
+
+    def release(self, shard: RemoteShard) -> None:
+        """A reader of this shard is done."""
+        with self._lock:
+            shard.readers -= 1
+
     def used(self, shard: RemoteShard, nbytes: int) -> None:
         """Count bytes that arrived, note the use, and make room by forgetting what was not used for longest."""
         with self._lock:
             self._shards[shard] = self._shards.get(shard, 0) + nbytes
             self._shards.move_to_end(shard)
             self._used += nbytes
-            while len(self._shards) > 1 and (self._used > self._limit or len(self._shards) > self._most_files):
-                oldest, size = self._shards.popitem(last=False)
-                self._used -= size
+            while self._used > self._limit or len(self._shards) > self._most_files:
+                oldest = next((one for one in self._shards if not one.readers and one is not shard), None)
+                if oldest is None:
+                    break
+                self._used -= self._shards.pop(oldest)
                 oldest.forget()
 
     def _fetchers(self) -> ThreadPoolExecutor:

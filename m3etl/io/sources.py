@@ -32,7 +32,10 @@ class OpenShard(ShardFile):
         return self._descriptor
 
     def fetch(self, positions: Sequence[int]) -> None:
-        """Have these chunks in the file when this returns; here they always are."""
+        """Have these chunks in the file from when this returns until `release`, as often as it was called."""
+
+    def release(self) -> None:
+        """One reader needs them no more."""
 
     def fetch_again(self, position: int) -> bool:
         """Get a chunk that was bad once more; False where that can't help."""

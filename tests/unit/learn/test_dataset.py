@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.chips import few_specs, make_store, stored_or_fill
+from fakes.range_server import range_server
 from torch.utils.data import DataLoader
 
 from m3etl.compute.normalize import Normalizer
@@ -78,6 +79,34 @@ def test_in_dataloader_workers(campaign):
             for spec in few_specs:
                 np.testing.assert_array_equal(batch[spec.name][place].numpy(), expected[row][spec.name].numpy())
     assert rows == list(range(11))
+
+
+def test_in_spawned_workers_and_over_http(campaign):
+    root, _, _ = campaign
+    view = View(crop_px=8, random_crop=True, flips=True, bands={"sentinel2_l2a": ("B4", "B3", "B2")})
+    options = {"arrays": ["sentinel2_l2a", "biome"], "split": None, "view": view}
+    here = ChipDataset(root, **options)
+    with range_server(root) as server:
+        there = ChipDataset(server.url, **options)
+        stock = DataLoader(there, batch_size=4, num_workers=1, multiprocessing_context="spawn")
+        batches = list(stock)
+    assert [row for batch in batches for row in batch["row"].tolist()] == list(range(11))
+    for name in ("sentinel2_l2a", "sentinel2_l2a_valid", "biome"):
+        found = torch.cat([batch[name] for batch in batches])
+        assert torch.equal(found, torch.stack([here[position][name] for position in range(11)]))
+    assert batches[0]["sentinel2_l2a"].shape == (4, 3, 8, 8)
+
+
+def test_bands_by_name_are_normalised_as_in_the_whole(campaign):
+    root, _, _ = campaign
+    whole = ChipDataset(root, arrays=["sentinel2_l2a"], split=None)
+    two = ChipDataset(root, arrays=["sentinel2_l2a"], split=None, view=View(bands={"sentinel2_l2a": ["B8", "B2"]}))
+    bands = whole.specs["sentinel2_l2a"].bands
+    places = [bands.index("B8"), bands.index("B2")]
+    assert two.specs["sentinel2_l2a"].bands == ("B8", "B2")
+    for position in range(len(two)):
+        for name in ("sentinel2_l2a", "sentinel2_l2a_valid"):
+            assert torch.equal(two[position][name], whole[position][name][places])
 
 
 def test_copies_for_spawned_workers_give_the_same(campaign):

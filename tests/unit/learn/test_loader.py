@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fakes.chips import few_specs, make_store, stored_or_fill
+from fakes.range_server import range_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3etl.errors import DamagedError, InputError, NothingSelectedError
+from m3etl.io.remote import CachePlace, open_source
+from m3etl.io.store import ChipStore, open_store
+from m3etl.learn.batches import BatchStream
 from m3etl.learn.dataset import ChipDataset
 from m3etl.learn.loader import ChipLoader
 from m3etl.learn.order import Order
@@ -27,8 +35,7 @@ def rows_of(loader):
     return [batch["row"].tolist() for batch in loader]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("shuffle", ["none", "window", "full"])
+@pytest.mark.parametrize(("threads", "shuffle"), [(1, "none"), (3, "window"), (64, "full")])
 def test_every_chip_once_with_its_own_values(campaign, threads, shuffle):
     root, chips = campaign
     loader = ChipLoader(root, split=None, batch_size=5, shuffle=shuffle, threads=threads)
@@ -161,6 +168,95 @@ def test_another_world_size_continues_the_same_stream(campaign):
     wrong = ChipLoader(root, arrays=["biome"], split=None, batch_size=3, seed=2)
     with pytest.raises(InputError, match="no multiple of"):
         wrong.load_state_dict(state)
+
+
+@settings(max_examples=30)
+@given(
+    total=st.sampled_from([4, 6, 12]),
+    worlds=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    taken=st.integers(0, 6),
+    shuffle=st.sampled_from(["window", "full", "none"]),
+    drop_last=st.booleans(),
+)
+def test_any_world_size_that_divides_resumes_the_same_stream(total, worlds, taken, shuffle, drop_last):
+    before, after = worlds
+    if total % before or total % after:
+        return
+    rows = np.arange(29) * 3
+
+    def orders(world):
+        options = {"rows": rows, "shard_chips": 8, "shuffle": shuffle, "drop_last": drop_last}
+        return [Order(batch_size=total // world, rank=rank, world_size=world, **options) for rank in range(world)]
+
+    def stream(ranks, start):
+        steps = range(start, ranks[0].steps)
+        return [np.concatenate([rank.of_step(rank.of_epoch(5), step) for rank in ranks]).tolist() for step in steps]
+
+    whole, rest = stream(orders(before), 0), stream(orders(after), taken)
+    for step, (one, other) in enumerate(zip(whole[taken:], rest, strict=True)):
+        left = rows.size - (taken + step) * total  # beyond that the last step repeats chips, for equal parts
+        assert one[:left] == other[:left]
+
+
+def test_numpy_batches_are_the_same_and_need_neither_torch_nor_a_compiler(campaign):
+    root, _ = campaign
+    options = {"split": None, "batch_size": 6, "seed": 4}
+    for one, other in zip(BatchStream(root, **options), ChipLoader(root, **options), strict=True):
+        assert list(one) == list(other)
+        for name, values in one.items():
+            assert isinstance(values, np.ndarray)
+            np.testing.assert_array_equal(values, other[name].numpy())
+    program = f"""
+import sys
+from m3etl.learn.batches import BatchStream
+stream = BatchStream({str(root)!r}, split=None, batch_size=4)
+assert not {{"torch", "numba", "rasterio", "zarr", "ee", "pandas"}} & set(sys.modules), sorted(sys.modules)
+assert len(next(iter(stream))["row"]) == 4
+assert "torch" not in sys.modules
+"""
+    folder = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shuffle", ["none", "window", "full"])
+def test_over_http_the_same_batches_in_fewer_requests(campaign, shuffle):
+    root, _ = campaign
+    options = {
+        "split": None,
+        "batch_size": 3,
+        "shuffle": shuffle,
+        "view": View(flips=True),
+        "arrays": ["sentinel2_l2a"],
+    }
+    with range_server(root) as server:
+        there = ChipLoader(server.url, **options)
+        for _ in range(2):
+            here = ChipLoader(root, **options)
+            here.set_epoch(there.state_dict()["epoch"])
+            for one, other in zip(here, there, strict=True):
+                assert torch.equal(one["row"], other["row"])
+                assert torch.equal(one["sentinel2_l2a"], other["sentinel2_l2a"])
+        answers = server.ranges_of("/data/c.")
+        chunks = int(there.store.present("sentinel2_l2a").sum())
+    assert len(answers) < 6 + chunks
+    assert sum(end - start for _, start, end in answers) < 1.5 * sum(
+        file.stat().st_size for file in (root / "chips.zarr" / "sentinel2_l2a" / "data").glob("c.*")
+    )
+
+
+def test_breaking_off_a_remote_pass_stops_its_requests(campaign):
+    root, _ = campaign
+    with range_server(root) as server:
+        store = ChipStore(
+            open_source(f"{server.url}/chips.zarr", CachePlace(nbytes=20_000)), open_store(root / "chips.zarr").layout
+        )
+        loader = ChipLoader(store, split=None, batch_size=2)
+        for _ in range(3):
+            for _ in loader:
+                break
+        assert not store.source._waiting
+        assert len(rows_of(loader)) == 12
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"shuffle": "full"}, {"split": "train"}])

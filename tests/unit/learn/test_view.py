@@ -107,3 +107,55 @@ def test_impossible_views():
         View(random_crop=True)
     with pytest.raises(InputError, match="at least 1"):
         View(crop_px=0)
+
+
+@given(
+    names=st.permutations(catalogue["sentinel2_l2a"].bands).flatmap(
+        lambda order: st.integers(1, len(order)).map(lambda count: order[:count])
+    ),
+    crop=st.one_of(st.none(), st.integers(1, side)),
+    flips=st.booleans(),
+    row=st.integers(0, 10**6),
+)
+def test_bands_come_by_name_in_the_order_asked_for(names, crop, flips, row):
+    spec = catalogue["sentinel2_l2a"]
+    made = plan(View(crop_px=crop, random_crop=crop is not None, flips=flips, bands={spec.name: names}), spec)
+    stored = np.arange(12 * side * side, dtype=np.uint16).reshape(12, side, side)
+    top, left, turn = made.draw(0, 0, np.array([row]))[0].tolist()
+    target = np.empty(made.shapes[spec.name], np.uint16)
+    made.apply(spec.name, stored, (top, left, turn), target)
+    size = crop or side
+    for position, name in enumerate(names):
+        whole = stored[spec.bands.index(name)][None, top : top + size, left : left + size]
+        np.testing.assert_array_equal(target[position], turned(whole, turn)[0])
+    assert made.shown[spec.name].bands == tuple(names)
+    assert made.shown[spec.name].chip_shape(side * 10.0)[0] == len(names) == target.shape[0]
+
+
+def test_features_of_vectors_come_by_name_too():
+    spec = catalogue["geolocation"]
+    wanted = (spec.bands[2], spec.bands[0])
+    made = plan(View(bands={spec.name: wanted}), spec, optical)
+    target = np.empty(made.shapes[spec.name], np.float32)
+    made.apply(spec.name, np.arange(len(spec.bands), dtype=np.float32), (0, 0, 0), target)
+    assert target.tolist() == [2.0, 0.0]
+    assert made.untouched == {"optical"}
+
+
+def test_bands_that_cannot_be_are_all_named():
+    wrong = {"optical": ["y", "B9"], "nothing": ["x"], "labels": ["x", "x"], "aster_elevation": []}
+    with pytest.raises(InputError) as caught:
+        plan(View(bands=wrong), optical, labels, coarse)
+    for part in ("optical has no band B9; it has y, x", "no array nothing", "bands of labels", "bands of aster_elev"):
+        assert part in caught.value.message
+
+
+@given(crop=st.integers(1, side), top=st.integers(0, side - 1), left=st.integers(0, side - 1), turn=st.integers(0, 7))
+def test_a_coarse_layer_is_upsampled_as_a_whole_and_then_cut(crop, top, left, turn):
+    top, left = min(top, side - crop), min(left, side - crop)
+    stored = np.random.default_rng(crop).integers(-400, 4000, (1, 5, 5)).astype(np.int16)
+    stored[0, 1, 3] = coarse.fill
+    whole, part = np.empty((1, side, side), np.int16), np.empty((1, crop, crop), np.int16)
+    plan(View(upsample=True), coarse).apply(coarse.name, stored, (0, 0, 0), whole)
+    plan(View(crop_px=crop, upsample=True, flips=True), coarse).apply(coarse.name, stored, (top, left, turn), part)
+    np.testing.assert_array_equal(part, turned(whole[:, top : top + crop, left : left + crop], turn))
