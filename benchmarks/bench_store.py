@@ -1,4 +1,4 @@
-"""Store, loader and normalisation against the decode limit, zarr-python, the stock DataLoader and a float64 loop."""
+"""Store and loader against the decode limit, zarr-python and the stock DataLoader."""
 
 from __future__ import annotations
 
@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import zarr
 from numcodecs import blosc
 from torch.utils.data import DataLoader
 
 from benchmarks.synthetic import chip_m, make_sealed, specs, write_store
-from m3etl.compute.normalize import Normalizer
 from m3etl.io.store import ChipStore, open_store
 from m3etl.learn.dataset import ChipDataset
 from m3etl.learn.loader import ChipLoader
-from m3etl.spec.modality import Shape, physical_of
-from m3etl.stages.normalize import measure_store
+from m3etl.spec.modality import Shape
+from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import SilentProgress
 
 Row = dict[str, Any]
@@ -48,7 +46,6 @@ def run(*, quick: bool = True) -> list[Row]:
             _loader_vs_dataloader(directory, runs),
             _loader_growth(directory),
             _write_vs_zarr(directory, sealed[:128], runs),
-            _normalize_vs_loop(store, stats, runs),
         ]
     finally:
         shutil.rmtree(directory)
@@ -203,38 +200,6 @@ def _assign(path: Path, values: np.ndarray) -> None:
         compressors=[codec],
     )
     array[:] = values
-
-
-def _normalize_vs_loop(store: ChipStore, stats: dict[str, Any], runs: int) -> Row:
-    """Sentinel-2 to bf16 against the per-tile float64 loop of the published pipeline."""
-    spec = store.specs["sentinel2_l2a"]
-    stored = store.read("sentinel2_l2a", np.arange(batch_size))
-    normalizer = Normalizer.from_stats(stats, [spec])
-    known = [stats[spec.name][band] for band in spec.bands]
-    centre = np.array([item["p50"] for item in known])[:, None, None]
-    spread = np.array([(item["p75"] - item["p25"]) / 1.349 for item in known])[:, None, None]
-    batch = {"sentinel2_l2a": torch.from_numpy(stored)}
-    gigabytes = stored.nbytes / 1e9
-
-    def ours() -> float:
-        started = time.perf_counter()
-        for _ in range(5):
-            normalizer(batch, torch.bfloat16)
-        return 5 * gigabytes / (time.perf_counter() - started)
-
-    def theirs() -> float:
-        started = time.perf_counter()
-        for chip in stored:
-            values = (physical_of(spec, chip) - centre) / spread
-            torch.from_numpy(np.nan_to_num(values).astype(np.float32)).to(torch.bfloat16)
-        return gigabytes / (time.perf_counter() - started)
-
-    here, there = _side_by_side(ours, theirs, runs)
-    ratios = [one / other for one, other in zip(here, there, strict=True)]
-    note = f"GB/s of stored input, {torch.get_num_threads()} torch threads"
-    return _row(
-        "normalize.cpu_vs_float64_loop", "ratio", here, "float64 numpy, chip by chip", there, ratios=ratios, note=note
-    )
 
 
 if __name__ == "__main__":
