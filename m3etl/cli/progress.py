@@ -5,14 +5,19 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
 import click
 
+from m3etl.cli.output import duration_text
 from m3etl.stages.summary import Progress
 
 seconds_between_lines = 10.0
+rate_window_s = 30.0
+refreshes_per_second = 4.0
+field_names = {"refused": "429s", "in_flight": "in flight"}  # where the stages' own words say less
 
 
 def make_progress(stream: TextIO | None = None) -> Progress:
@@ -23,6 +28,35 @@ def make_progress(stream: TextIO | None = None) -> Progress:
     if context is not None:
         context.call_on_close(progress.finish)
     return progress
+
+
+class Rate:
+    """Items per second over the last half minute, or since the start where that is less."""
+
+    def __init__(self, started: float) -> None:
+        self._seen: deque[tuple[float, int]] = deque([(started, 0)])
+
+    def note(self, now: float, done: int) -> None:
+        """So many items are done by now."""
+        if self._seen[-1][1] == done:
+            return
+        self._seen.append((now, done))
+        while len(self._seen) > 2 and now - self._seen[1][0] >= rate_window_s:
+            self._seen.popleft()
+
+    def per_second(self, now: float) -> float | None:
+        """The rate now; None before anything is done. It falls while nothing happens."""
+        started, before = self._seen[0]
+        done = self._seen[-1][1] - before
+        return done / (now - started) if done and now > started else None
+
+    def text(self, now: float, total: int | None) -> str:
+        """`, 4.2/s, 3 min 20 s left`; empty before anything is done."""
+        rate = self.per_second(now)
+        if rate is None:
+            return ""
+        left = total - self._seen[-1][1] if total is not None else 0
+        return f", {rate_text(rate)}" + (f", {duration_text(left / rate)} left" if left > 0 else "")
 
 
 class LineProgress:
@@ -41,6 +75,7 @@ class LineProgress:
         self._fields: dict[str, Any] = {}
         self._next_at = 0.0
         self._started: float | None = None
+        self._rate = Rate(0.0)
 
     def start(self, label: str, total: int | None) -> None:
         """Begin to count `total` items (None: unknown)."""
@@ -48,6 +83,7 @@ class LineProgress:
             self._label, self._total, self._done, self._fields = label, total, 0, {}
             self._started = self._clock()
             self._next_at = self._started + self._every_s
+            self._rate = Rate(self._started)
             self._write(f"{label}: started" + (f", {total:,} to do" if total is not None else ""))
 
     def advance(self, count: int = 1, **fields: Any) -> None:
@@ -56,15 +92,18 @@ class LineProgress:
             self._done += count
             self._fields.update(fields)
             now = self._clock()
+            self._rate.note(now, self._done)
             if now >= self._next_at:
                 self._next_at = now + self._every_s
-                self._write(self._line())
+                self._write(self._line(self._rate.text(now, self._total)))
 
     def finish(self) -> None:
         """The end of what `start` began."""
         with self._lock:
             if self._started is not None:
-                self._write(f"{self._line()} in {self._clock() - self._started:.1f} s")
+                seconds = self._clock() - self._started
+                mean = f", {rate_text(self._done / seconds)}" if self._done and seconds > 0 else ""
+                self._write(f"{self._line(mean)} in {duration_text(seconds)}")
                 self._started = None
 
     def say(self, text: str) -> None:
@@ -72,9 +111,9 @@ class LineProgress:
         with self._lock:
             self._write(text)
 
-    def _line(self) -> str:
+    def _line(self, rate: str) -> str:
         of_total = f"/{self._total:,}" if self._total is not None else ""
-        return f"{self._label}: {self._done:,}{of_total}{fields_text(self._fields)}"
+        return f"{self._label}: {self._done:,}{of_total}{rate}{fields_text(self._fields)}"
 
     def _write(self, text: str) -> None:
         self._stream.write(f"{text}\n")
@@ -82,56 +121,88 @@ class LineProgress:
 
 
 class BarProgress:
-    """A bar with rate, time left and the stage's own fields, by rich."""
+    """A bar with rate, time left and the stage's own fields on a second line, by rich. Safe to call from threads."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
 
         self._console = Console(file=stream)
-        self._bar_class = RichProgress
-        self._columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[extra]}"),
-        )
-        self._bar: RichProgress | None = None
+        self._lock = threading.Lock()
+        self._bar: Any = None
         self._fields: dict[str, Any] = {}
+        self._rate = Rate(0.0)
+        self._done = 0
+        self._total: int | None = None
 
     def start(self, label: str, total: int | None) -> None:
         """Begin a new bar; a bar that still runs ends."""
         self.finish()
-        self._fields = {}
-        self._bar = self._bar_class(*self._columns, console=self._console)
-        self._bar.add_task(label, total=total, extra="")
-        self._bar.start()
+        with self._lock:
+            self._fields, self._done, self._total = {}, 0, total
+            self._rate = Rate(time.monotonic())
+            self._bar = _make_bar(self._console)
+            self._bar.add_task(label, total=total, rate="", extra="")
+            self._bar.start()
 
     def advance(self, count: int = 1, **fields: Any) -> None:
         """`count` more items are finished."""
-        if self._bar is None:
-            return
-        self._fields.update(fields)
-        self._bar.update(self._bar.task_ids[0], advance=count, extra=fields_text(self._fields))
+        with self._lock:
+            if self._bar is None:
+                return
+            now = time.monotonic()
+            self._done += count
+            self._fields.update(fields)
+            self._rate.note(now, self._done)
+            rate = self._rate.text(now, self._total).removeprefix(", ")
+            extra = fields_text(self._fields).removeprefix(", ")
+            self._bar.update(self._bar.task_ids[0], advance=count, rate=rate, extra=extra)
 
     def finish(self) -> None:
         """The bar stays on the screen as it is."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
 
     def say(self, text: str) -> None:
         """One line above the bar."""
         self._console.print(text, markup=False, highlight=False)
 
 
+def _make_bar(console: Any) -> Any:
+    from rich.console import Group
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class TwoLines(Progress):
+        """The bar, and below it what the stage says about itself: on one line it would not fit 80 columns."""
+
+        def get_renderables(self) -> Any:
+            extra = "\n".join(f"  {task.fields['extra']}" for task in self.tasks if task.fields["extra"])
+            bar = self.make_tasks_table(self.tasks)
+            yield Group(bar, Text(extra, style="dim", overflow="ellipsis", no_wrap=True)) if extra else bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]}"),
+    )
+    return TwoLines(*columns, console=console, refresh_per_second=refreshes_per_second, expand=True)
+
+
 def fields_text(fields: dict[str, Any]) -> str:
-    """`, rate 12.3, retries 0` after a counter; empty without fields."""
+    """`, 429s 3, retries 0` after a counter; empty without fields."""
     parts = []
     for name, value in fields.items():
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        parts.append(f", {name.replace('_', ' ')} {shown}")
+        shown = f"{value:.3g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        parts.append(f", {field_names.get(name, name.replace('_', ' '))} {shown}")
     return "".join(parts)
+
+
+def rate_text(per_second: float) -> str:
+    """`12.3/s`, and by the minute below one in ten seconds."""
+    if per_second >= 1000:
+        return f"{per_second:,.0f}/s"
+    return f"{per_second:.3g}/s" if per_second >= 0.1 else f"{per_second * 60:.2g}/min"

@@ -46,7 +46,10 @@ def test_values_are_readable(value, text):
     assert cell_text(value) == text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.44, "0.4 s"), (65, "1 min 05 s"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.44, "0.4 s"), (65, "1 min 05 s"), (7500, "2 h 05 min"), (12.2 * 86_400, "12 d 4 h")],
+)
 def test_durations_are_readable(seconds, text):
     assert duration_text(seconds) == text
 

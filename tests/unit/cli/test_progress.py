@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import threading
 
-from m3etl.cli.progress import BarProgress, LineProgress, make_progress
+import pytest
+
+from m3etl.cli.progress import BarProgress, LineProgress, Rate, make_progress, rate_text
 
 
 class Clock:
@@ -19,15 +21,15 @@ def test_lines_come_at_the_start_at_intervals_and_at_the_end():
     clock, stream = Clock(), io.StringIO()
     progress = LineProgress(stream, every_s=10, clock=clock)
     progress.start("export", 1000)
-    for _ in range(25):
+    for number in range(25):
         clock.now += 1
-        progress.advance(2, rate=2.0, retries=0)
+        progress.advance(2, in_flight=8, refused=number, retries=0)
     progress.finish()
     assert stream.getvalue().splitlines() == [
         "export: started, 1,000 to do",
-        "export: 20/1,000, rate 2, retries 0",
-        "export: 40/1,000, rate 2, retries 0",
-        "export: 50/1,000, rate 2, retries 0 in 25.0 s",
+        "export: 20/1,000, 2/s, 8 min 10 s left, in flight 8, 429s 9, retries 0",
+        "export: 40/1,000, 2/s, 8 min 00 s left, in flight 8, 429s 19, retries 0",
+        "export: 50/1,000, 2/s, in flight 8, 429s 24, retries 0 in 25.0 s",
     ]
 
 
@@ -39,6 +41,24 @@ def test_an_unknown_total_is_not_shown_and_the_end_comes_once():
     progress.finish()
     progress.say("what runs now")
     assert stream.getvalue().splitlines() == ["tile: started", "tile: 0 in 0.0 s", "what runs now"]
+
+
+def test_the_rate_is_that_of_the_last_half_minute():
+    rate = Rate(0.0)
+    assert rate.per_second(5.0) is None
+    assert rate.text(5.0, 10) == ""
+    for second in range(1, 41):
+        rate.note(float(second), 10 * second)
+    assert rate.per_second(40.0) == pytest.approx(10.0)
+    for second in range(41, 101):
+        rate.note(float(second), 400 + 2 * (second - 40))
+    assert rate.per_second(100.0) == pytest.approx(2.0, rel=0.05)
+    assert rate.per_second(160.0) < 1.0, "it falls while nothing happens"
+    assert rate.text(100.0, None) == ", 2/s"
+
+
+def test_rates():
+    assert [rate_text(value) for value in (3240.4, 93.24, 0.5, 0.02)] == ["3,240/s", "93.2/s", "0.5/s", "1.2/min"]
 
 
 def test_threads_lose_no_count():
@@ -58,14 +78,16 @@ def test_a_bar_shows_label_count_and_fields():
     stream = io.StringIO()
     progress = BarProgress(stream)
     progress.start("export", 4)
-    progress.advance(3, rate=1.5)
+    progress.advance(3, refused=2, retries=1)
     progress.say("[red] is text and no markup")
     progress.finish()
     progress.advance()
     text = stream.getvalue()
     assert "export" in text
     assert "3/4" in text
-    assert "rate 1.5" in text
+    assert "429s 2, retries 1" in text
+    assert "/s, " in text
+    assert "left" in text
     assert "[red] is text" in text
 
 
