@@ -14,7 +14,6 @@ from m3etl.campaign import (
     CampaignConfig,
     EarthEngineConfig,
     SampleConfig,
-    SplitConfig,
     create_campaign,
     locked,
     open_campaign,
@@ -104,9 +103,9 @@ def start_campaign(
 
 
 def grow_campaign(
-    root: Path, addition: SampleConfig, words: str, *, split: SplitConfig, ecoregions: Path | None, progress: Progress
+    root: Path, wanted: CampaignConfig, *, words: str, ecoregions: Path | None, progress: Progress
 ) -> tuple[Campaign, Summary]:
-    """Append the chips of a further request to the plan in `root`; what the plan holds stays as it is.
+    """Append the chips of a further request, `wanted.sample`, to the plan in `root`; what it holds stays as it is.
 
     `words`: the request as it was typed, kept in campaign.toml. Raises InputError where there is no plan or the
     request does not fit it.
@@ -114,8 +113,9 @@ def grow_campaign(
     campaign = open_campaign(root)
     if not campaign.plan_path.exists():
         raise InputError(f"there is no plan in {root} to add to", hint="Draw one first, without --add.")
-    recorded = campaign.config
-    if split != recorded.split:
+    recorded, addition = campaign.config, wanted.sample
+    campaign = with_source(campaign, wanted.earthengine)
+    if wanted.split != recorded.split:
         raise InputError(
             "the split of a chip never changes: a plan that is there keeps its way to split",
             hint="Leave the options of splits away, or start another campaign with `m3etl -C DIR sample`.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import geopandas
 import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -44,3 +45,13 @@ def world_columns() -> dict[str, Any]:
         "realm": ["N/A" if biome == "N/A" else f"Realm {key % 3}" for key, (biome, _) in shapes.items()],
         "geometry": np.array([shape for _, shape in shapes.values()], dtype=object),
     }
+
+
+def world_table() -> geopandas.GeoDataFrame:
+    """The world with RESOLVE's column names, as `sample` takes it."""
+    columns = world_columns()
+    geometry = columns.pop("geometry")
+    renamed = {"eco_id": "ECO_ID", "name": "ECO_NAME", "biome_name": "BIOME_NAME", "realm": "REALM"}
+    return geopandas.GeoDataFrame(
+        {renamed[name]: values for name, values in columns.items()}, geometry=list(geometry), crs="EPSG:4326"
+    )

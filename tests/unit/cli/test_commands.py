@@ -8,13 +8,15 @@ import shutil
 import click
 import pytest
 from fakes.campaigns import make_campaign
+from fakes.ecoregion_table import world_table
 
 from m3etl.campaign import CampaignConfig, EarthEngineConfig, SampleConfig, create_campaign, open_campaign
 from m3etl.cli.connection import source_from_environment, source_of
 from m3etl.cli.main import run
 from m3etl.cli.options import parse_years
-from m3etl.cli.sample import _sample_options
+from m3etl.cli.sample import _sample_options, _split_options, parse_fractions
 from m3etl.errors import InputError
+from m3etl.io.plan import read_plan
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,55 @@ def test_the_source_comes_from_options_and_environment(tmp_path, monkeypatch):
         source_of("127.0.0.1:8085", None, None)
     monkeypatch.setenv("M3ETL_EE_URL", "embedded")
     assert source_from_environment() == EarthEngineConfig(url="embedded")
+
+
+@pytest.mark.parametrize(
+    ("text", "fractions"), [("60/20/20", (0.6, 0.2, 0.2)), ("100/0/0", (1.0, 0.0, 0.0)), (None, None)]
+)
+def test_fractions_are_percentages(text, fractions):
+    assert parse_fractions(None, None, text) == fractions
+
+
+@pytest.mark.parametrize("text", ["60/20", "a/b/c", "60/20/30", "120/-10/-10", "nan/50/50"])
+def test_wrong_fractions_are_usage_errors(text):
+    with pytest.raises(click.BadParameter):
+        parse_fractions(None, None, text)
+
+
+def test_options_of_splits_say_how_by_themselves(tmp_path):
+    empty = {"split_by": None, "hold_out": (), "split_fractions": None, "split_file": None, "buffer_km": None}
+    assert _split_options(dict(empty)) == {}
+    assert _split_options({**empty, "split_by": "bands"}) == {"by": "bands", "train": 0.6, "val": 0.2, "test": 0.2}
+    given = _split_options({**empty, "split_by": "bands", "split_fractions": (0.8, 0.1, 0.1), "buffer_km": 2.0})
+    assert given == {"by": "bands", "train": 0.8, "val": 0.1, "test": 0.1, "buffer_km": 2.0}
+    assert _split_options({**empty, "hold_out": ("china",)}) == {"by": "region", "hold_out": ("china",)}
+    file = tmp_path / "s.csv"
+    assert _split_options({**empty, "split_file": file}) == {"by": "points", "file": str(file.resolve())}
+
+
+def test_adding_to_a_plan_as_typed(tmp_path, capsys):
+    directory = str(tmp_path / "c")
+    table = tmp_path / "ecoregions.gpkg"
+    world_table().to_file(table)
+    common = ["--ecoregions", str(table)]
+    assert run(["-C", directory, "sample", "--add", "--chips", "3", *common]) == 2
+    assert "no campaign in" in capsys.readouterr().err
+    assert run(["-C", directory, "sample", "--chips", "14", "--exclude", "europe", *common]) == 0
+    capsys.readouterr()
+    assert run(["-C", directory, "sample", "--add", *common]) == 2
+    assert "needs --chips" in capsys.readouterr().err
+    assert run(["-C", directory, "sample", "--add", "--chips", "5", "--split-by", "bands", *common]) == 2
+    assert "split of a chip never changes" in capsys.readouterr().err
+    more = ["--add", "--chips", "28", "--years", "2021:2022", "--per-ecoregion"]
+    assert run(["-C", directory, "--json", "sample", *more, *common]) == 0
+    assert json.loads(capsys.readouterr().out)["chips"] == 28
+    config = open_campaign(tmp_path / "c").config
+    assert config.additions == {"1": "--chips 28 --years 2021:2022 --per-ecoregion"}
+    assert (config.sample.chips, config.sample.years, config.sample.exclude) == (14, (2017, 2022), ("europe",))
+    plan = read_plan(tmp_path / "c" / "chips.parquet")
+    assert (~plan["reserve"]).sum() == 42
+    assert run(["-C", directory, "sample", "--chips", "15", *common]) == 2
+    assert "--add" in capsys.readouterr().err
 
 
 def test_sampling_again_does_nothing_or_is_refused(finished, tmp_path, capsys):
