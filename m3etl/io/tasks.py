@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from m3etl.errors import InputError
-from m3etl.io.ledger import damage
+from m3etl.io.ledger_file import LedgerFile, open_file
 from m3etl.spec.exporttasks import ExportTask
 
 
@@ -38,15 +36,14 @@ class TaskState(StrEnum):
 
 
 open_states = (TaskState.PLANNED, TaskState.SUBMITTING, TaskState.RUNNING)
-_schema = """
-CREATE TABLE IF NOT EXISTS tasks (
-    number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, tile TEXT NOT NULL, state TEXT NOT NULL,
-    attempt INTEGER NOT NULL DEFAULT 1, task BLOB NOT NULL, operation TEXT NOT NULL DEFAULT '', since REAL NOT NULL
-    DEFAULT 0, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', absent TEXT NOT NULL DEFAULT '{}',
-    eecu_seconds REAL NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS tasks_state ON tasks (state, number);
-CREATE INDEX IF NOT EXISTS tasks_tile ON tasks (tile, state);
-"""
+_schema = (
+    "CREATE TABLE IF NOT EXISTS tasks (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, tile TEXT NOT NULL, "
+    "state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 1, task BLOB NOT NULL, operation TEXT NOT NULL DEFAULT '', "
+    "since REAL NOT NULL DEFAULT 0, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', "
+    "absent TEXT NOT NULL DEFAULT '{}', eecu_seconds REAL NOT NULL DEFAULT 0)",
+    "CREATE INDEX IF NOT EXISTS tasks_state ON tasks (state, number)",
+    "CREATE INDEX IF NOT EXISTS tasks_tile ON tasks (tile, state)",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,19 +64,16 @@ class TaskRecord:
 class Tasks:
     """The tasks of one campaign; safe to use from several threads. Every method that writes is one transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
-        self._connection = connection
-        self._path = path
-        self._lock = threading.RLock()
+    def __init__(self, file: LedgerFile) -> None:
+        self._file = file
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
-            self._connection.close()
+        self._file.close()
 
     def salt(self) -> str:
         """A word drawn once per campaign: tasks of different campaigns never have the same identity."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO meta VALUES ('task_salt', ?)", (json.dumps(secrets.token_hex(6)),)
             )
@@ -88,7 +82,7 @@ class Tasks:
 
     def keep_place(self, url: str) -> None:
         """Note where tasks export to. Raises InputError while tasks are on their way to another place."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             found = connection.execute("SELECT value FROM meta WHERE key = 'task_place'").fetchone()
             (waiting,) = connection.execute(
                 "SELECT COUNT(*) FROM tasks WHERE state IN ('submitting', 'running', 'exported')"
@@ -104,7 +98,7 @@ class Tasks:
 
     def add(self, tasks: Iterable[ExportTask], *, salt: str) -> None:
         """Tasks to be done, all or none. One that was done or had failed before becomes its next attempt."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             _insert(connection, tasks, salt)
 
     def coming(self, tile: str) -> dict[str, frozenset[str]]:
@@ -112,7 +106,7 @@ class Tasks:
         absent.
         """
         states = (*open_states, TaskState.EXPORTED, TaskState.REPLACED)
-        found = self._all(f"{_record} WHERE tile = ? AND state IN ({_marks(states)})", (tile, *states))
+        found = self._file.all(f"{_record} WHERE tile = ? AND state IN ({_marks(states)})", (tile, *states))
         arrays: dict[str, frozenset[str]] = {}
         for record in map(_as_record, found):
             known = record.absent if record.state is TaskState.REPLACED else record.task.scenes
@@ -124,14 +118,14 @@ class Tasks:
 
     def next_to_submit(self, limit: int) -> list[TaskRecord]:
         """Up to `limit` tasks to ask for: first those whose asking was cut off, then in order of planning."""
-        found = self._all(
+        found = self._file.all(
             f"{_record} WHERE state IN ('submitting', 'planned') ORDER BY state DESC, number LIMIT ?", (limit,)
         )
         return [_as_record(item) for item in found]
 
     def running(self) -> list[TaskRecord]:
         """Tasks that the service has, in order of planning."""
-        return [_as_record(item) for item in self._all(f"{_record} WHERE state = 'running' ORDER BY number")]
+        return [_as_record(item) for item in self._file.all(f"{_record} WHERE state = 'running' ORDER BY number")]
 
     def submitting(self, job: str) -> None:
         """The service is about to hear of this attempt."""
@@ -143,7 +137,7 @@ class Tasks:
 
     def exported(self, job: str, *, eecu_seconds: float) -> None:
         """Its files are in the bucket."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET state = 'exported', eecu_seconds = eecu_seconds + ? WHERE job = ?",
                 (eecu_seconds, job),
@@ -151,7 +145,7 @@ class Tasks:
 
     def try_again(self, job: str, kind: str, reason: str) -> None:
         """This attempt came to nothing; the next one is to be asked for."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET state = 'planned', attempt = attempt + 1, operation = '', kind = ?, reason = ? "
                 "WHERE job = ?",
@@ -164,7 +158,7 @@ class Tasks:
 
     def replaced(self, job: str, tasks: Sequence[ExportTask], *, salt: str, absent: Mapping[str, str]) -> None:
         """Other tasks bring what this one can't; arrays in `absent` come with that status and no pixels."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET state = 'replaced', absent = ? WHERE job = ?",
                 (json.dumps(absent, sort_keys=True), job),
@@ -175,21 +169,29 @@ class Tasks:
 
     def complete_tiles(self) -> list[str]:
         """Tiles with something to read and nothing to wait for, in order of planning."""
-        found = self._all(
+        found = self._file.all(
             "SELECT tile FROM tasks AS a WHERE state IN ('exported', 'replaced') AND NOT EXISTS (SELECT 1 FROM tasks "
             f"AS b WHERE b.tile = a.tile AND b.state IN ({_marks(open_states)})) GROUP BY tile ORDER BY MIN(number)",
             open_states,
         )
         return [item[0] for item in found]
 
+    def unread(self) -> int:
+        """Tasks that the service has or has done and nobody has read."""
+        return self._file.number(
+            "SELECT COUNT(*) FROM tasks WHERE state IN ('planned', 'submitting', 'running', 'exported', 'replaced')"
+        )
+
     def of_tile(self, tile: str) -> list[TaskRecord]:
         """Tasks of a tile that were exported or replaced, in order of planning."""
-        found = self._all(f"{_record} WHERE tile = ? AND state IN ('exported', 'replaced') ORDER BY number", (tile,))
+        found = self._file.all(
+            f"{_record} WHERE tile = ? AND state IN ('exported', 'replaced') ORDER BY number", (tile,)
+        )
         return [_as_record(item) for item in found]
 
     def read(self, tile: str) -> None:
         """Everything of a tile has landed or was given up."""
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET state = 'read' WHERE tile = ? AND state IN ('exported', 'replaced')", (tile,)
             )
@@ -198,39 +200,24 @@ class Tasks:
 
     def counts(self) -> dict[str, int]:
         """Tasks by state."""
-        return dict(self._all("SELECT state, COUNT(*) FROM tasks GROUP BY state"))
+        return dict(self._file.all("SELECT state, COUNT(*) FROM tasks GROUP BY state"))
 
     def attempts(self) -> int:
         """Attempts that the service was asked for, of all tasks."""
-        found = self._all("SELECT COALESCE(SUM(attempt - (state = 'planned')), 0) FROM tasks WHERE state <> 'replaced'")
-        return int(found[0][0])
+        return self._file.number(
+            "SELECT COALESCE(SUM(attempt - (state = 'planned')), 0) FROM tasks WHERE state <> 'replaced'"
+        )
 
     def eecu_seconds(self) -> float:
         """What the finished tasks have cost by the service's own count."""
-        return float(self._all("SELECT COALESCE(SUM(eecu_seconds), 0) FROM tasks")[0][0])
+        return float(self._file.all("SELECT COALESCE(SUM(eecu_seconds), 0) FROM tasks")[0][0])
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _update(self, job: str, state: TaskState, **values: Any) -> None:
         columns = "".join(f", {name} = ?" for name in values)
-        with self._transaction() as connection:
+        with self._file.transaction() as connection:
             connection.execute(f"UPDATE tasks SET state = ?{columns} WHERE job = ?", (state, *values.values(), job))
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, damage(self._path):
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
-    def _all(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, damage(self._path):
-            return self._connection.execute(query, values).fetchall()
 
 
 _record = "SELECT job, state, attempt, task, operation, since, absent FROM tasks"
@@ -238,15 +225,15 @@ _record = "SELECT job, state, attempt, task, operation, since, absent FROM tasks
 
 def open_tasks(path: Path) -> Tasks:
     """The tasks in the ledger at `path`, which must be there. Raises DamagedError for a damaged file."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30.0)
+    file = open_file(path)
     try:
-        with damage(path):
-            connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(_schema)
+        with file.transaction() as connection:
+            for statement in _schema:
+                connection.execute(statement)
     except BaseException:
-        connection.close()
+        file.close()
         raise
-    return Tasks(connection, path)
+    return Tasks(file)
 
 
 def _insert(connection: sqlite3.Connection, tasks: Iterable[ExportTask], salt: str) -> None:

@@ -99,11 +99,12 @@ class BatchLane:
         """Export every open chip. Raises RemoteError when the run can't go on, InputError for an unusable bucket;
         returns early when `stop` is set, tasks at Earth Engine then go on.
         """
-        self._check_bucket()
         left = -1
-        while self._plan_open() and not self._stop.is_set():
+        while (self._plan_open() or self._tasks.unread()) and not self._stop.is_set():
             if len(self._rows) == left:
                 raise DamagedError(f"{left} chips stay open although every task is done", hint="Please report this.")
+            if left < 0:
+                self._check_bucket()
             left = len(self._rows)
             with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3etl-tile") as pool:
                 self._work(pool)

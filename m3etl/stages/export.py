@@ -133,7 +133,8 @@ class _Export:
             for lot in wave:
                 if not self._stop.is_set():
                     settle_lot(self._ledger, lot, planner, layout, self._stop, self._progress)
-            self._fetch(layout)
+            if self._campaign.config.export.lane != "batch":  # region tiles are cut when all their chips are known
+                self._fetch(layout)
         self._fetch(layout)
 
     def _planner(self, layout: Layout) -> ScenePlanner:
@@ -155,11 +156,12 @@ class _Export:
     def _fetch(self, layout: Layout) -> None:
         if self._stop.is_set():
             return
+        self._ledger.landing_segment = -1
         sealing = SealingThread(Sealer(self._campaign, self._ledger, layout))
         todo = self._ledger.open_count()
         try:
             sealing.put(self._ledger.ready_shards())
-            if todo:
+            if todo or self._campaign.config.export.lane == "batch":  # tasks may be left to tidy up
                 with self._open_lane(layout, sealing.put) as lane:
                     self._progress.start("pixels", todo)
                     try:
