@@ -24,6 +24,12 @@ from m3etl.cli.options import Settings, earthengine_options
 )
 @click.option("--bucket", metavar="gs://NAME/PREFIX", help="Where the batch lane exports to.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
+@click.option(
+    "--only",
+    metavar="REASON",
+    default="",
+    help="Try again only what failed as this kind or with this text in the reason (`m3etl status` lists them).",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be requested, and its size; request nothing.")
 @earthengine_options
 @click.pass_obj
@@ -35,6 +41,7 @@ def command(
     lane: str | None,
     bucket: str | None,
     retry_failed: bool,
+    only: str,
     dry_run: bool,
     ee_url: str | None,
     ee_project: str | None,
@@ -63,6 +70,7 @@ def command(
         lane=lane,
         bucket=bucket,
         retry_failed=retry_failed,
+        only=only,
         dry_run=dry_run,
     )
     write_summaries(settings, [*summaries, summary])

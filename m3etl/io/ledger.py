@@ -127,11 +127,13 @@ class Ledger:
     """One open ledger; safe to use from several threads. Every method that writes is one transaction.
 
     chosen: the chips that this run is about; it limits what is open to be planned, fetched or taken up again.
+    landing_segment: the segment of what landed last; every record in an earlier one is in the ledger. -1 before that.
     """
 
     def __init__(self, file: LedgerFile) -> None:
         self.file = file
         self.chosen = everything
+        self.landing_segment = -1
 
     def close(self) -> None:
         """Close the file."""
@@ -249,7 +251,10 @@ class Ledger:
                     "ON CONFLICT (array) DO UPDATE SET chips = chips + 1, valid = valid + excluded.valid",
                     chip.valid.items(),
                 )
-            return _ready(connection)
+            ready = _ready(connection)
+        # One thread appends, flushes and records in turn, so all that it has appended is recorded now.
+        self.landing_segment = max([self.landing_segment, *(chip.place.segment for chip in chips if chip.place)])
+        return ready
 
     def record_failed(self, chip_id: str, kind: str, reason: str, *, shard_chips: int) -> list[int]:
         """Quarantine a chip with its reason; returns the shards that became final."""

@@ -22,9 +22,10 @@ from m3etl.spec.lattice import Cells
 from m3etl.spec.replacement import ReserveRow, chosen_chips, next_to_plan
 from m3etl.spec.roworder import draws_of_cells
 from m3etl.spec.scenes import utc_ms
+from m3etl.stages.decisions import PlanChip
 from m3etl.stages.layout import Layout
 from m3etl.stages.places import grid_of
-from m3etl.stages.planning import PlanChip, ScenePlanner
+from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.summary import Progress
 
 wave_chips = 65_536  # scenes are fixed for about so many chips before their pixels are fetched

@@ -4,6 +4,7 @@ provenance.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -67,6 +68,7 @@ class Sealer:
         self._ledger = ledger
         self._layout = layout
         self._created = False
+        self._earlier_segments = set(segment_numbers(campaign.raw_path))
 
     def seal(self, shard: int) -> int:
         """Seal one final shard and record it; returns its chips. What a killed run left of it is finished, not
@@ -85,16 +87,24 @@ class Sealer:
         if records:
             grow_store(campaign.store_path, max(self._ledger.row_end(), records[-1].row + 1))
         self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
+        self._sweep(self._ledger.landing_segment)
         return len(records)
 
     def finish(self) -> None:
-        """Remove raw segments that hold nothing which is not sealed (unless they are to be kept)."""
+        """Remove what is not needed of the raw segments, when no segment is written any more."""
+        self._sweep(sys.maxsize)
+
+    def _sweep(self, recorded_below: int) -> None:
+        """Remove segments whose chips are all sealed, unless they are to be kept: those of earlier runs, and those of
+        this run in which every record is in the ledger.
+        """
         if self._campaign.config.store.keep_raw:
             return
-        used = self._ledger.segments_in_use()
-        for number in segment_numbers(self._campaign.raw_path):
-            if number not in used:
-                remove_segment(self._campaign.raw_path, number)
+        found = segment_numbers(self._campaign.raw_path)
+        finished = {number for number in found if number < recorded_below or number in self._earlier_segments}
+        for number in finished - self._ledger.segments_in_use() if finished else ():
+            remove_segment(self._campaign.raw_path, number)
+            self._earlier_segments.discard(number)  # a later writer may use the number again
 
     def _create(self) -> None:
         if self._created:

@@ -1,0 +1,141 @@
+"""A run that goes on where another stopped takes up what it is asked for, no more; raw bytes go as shards seal."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+
+from m3etl.errors import AuthenticationError
+from m3etl.io.outcomes import Failure, Kind
+from m3etl.io.plan import read_plan
+from m3etl.io.segments import SegmentWriter, segment_numbers
+from m3etl.io.store import open_store
+from m3etl.stages.status import read_status
+from tests.unit.stages.test_export import FakeEarth, export, install, make_campaign, make_plan, open_campaign
+
+
+@pytest.fixture(autouse=True)
+def _questions(monkeypatch):
+    install(monkeypatch)
+
+
+class South:
+    """A region: what lies south of a latitude."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def contains_lonlat(self, lon, lat):
+        return np.asarray(lat) < self.limit
+
+
+def failing(victims, kind=Kind.DETERMINISTIC, message="Unknown algorithm"):
+    def trouble(what, subject, number):
+        if what == "pixels" and subject.job.chip.chip_id in victims:
+            return Failure(kind=kind, message=message)
+        return None
+
+    return trouble
+
+
+def expired_after(count, earths):
+    def trouble(what, subject, number):
+        if what == "pixels" and earths[0].calls["pixels"] > count:
+            return Failure(kind=Kind.AUTH, message="expired", status=401)
+        return None
+
+    return trouble
+
+
+def test_a_region_takes_up_no_other_open_chip(tmp_path, monkeypatch):
+    campaign = make_campaign(tmp_path / "c", make_plan(24), max_in_flight=1)
+    earths = []
+    earths.append(FakeEarth(trouble=expired_after(5, earths)))
+    with pytest.raises(AuthenticationError):
+        export(campaign, earths[0])
+    landed = read_status(open_campaign(campaign.root)).done
+    plan = read_plan(campaign.plan_path)
+    limit = float(plan["lat"].median())
+    monkeypatch.setattr("m3etl.stages.scheduling.read_region", lambda name: South(limit))
+    second = FakeEarth()
+    summary = export(campaign, second, region="south")
+    wanted = set(plan.loc[plan["lat"] < limit, "chip_id"])
+    asked = {name for name in second.calls if name.startswith("3")}
+    assert asked < wanted
+    assert len(asked) >= 12 - landed
+    assert summary.done == 12
+    assert second.calls["plan"] == 0
+    third = FakeEarth()
+    assert export(campaign, third).done == 24
+    assert not {name for name in third.calls if name.startswith("3")} & wanted
+
+
+def test_a_region_after_planning_was_cut_short_plans_only_its_own(tmp_path, monkeypatch):
+    def trouble(what, subject, number):
+        return Failure(kind=Kind.AUTH, message="expired", status=401) if what == "plan" and number > 2 else None
+
+    campaign = make_campaign(tmp_path / "c", make_plan(24), max_in_flight=1)
+    with pytest.raises(AuthenticationError):
+        export(campaign, FakeEarth(trouble=trouble))
+    plan = read_plan(campaign.plan_path)
+    limit = float(plan["lat"].median())
+    monkeypatch.setattr("m3etl.stages.scheduling.read_region", lambda name: South(limit))
+    assert export(campaign, FakeEarth(), region="south").done == 12
+    assert read_status(open_campaign(campaign.root)).facts["sealed"] == 12
+    assert export(campaign, FakeEarth()).done == 24
+
+
+def test_only_one_kind_of_failure_is_tried_again(tmp_path):
+    plan = make_plan(16)
+    broken, lost = plan["chip_id"][3], plan["chip_id"][8]
+
+    def trouble(what, subject, number):
+        return failing({broken})(what, subject, number) or failing({lost}, Kind.WRONG, "odd pixels")(
+            what, subject, number
+        )
+
+    campaign = make_campaign(tmp_path / "c", plan, max_attempts=1)
+    assert export(campaign, FakeEarth(trouble=trouble)).failed == 2
+    second = FakeEarth()
+    summary = export(campaign, second, only="odd PIXELS")
+    assert second.calls["pixels"] == second.calls[lost] == 1
+    assert summary.errors == {"deterministic: Unknown algorithm": 1}
+    third = FakeEarth()
+    assert export(campaign, third, only="deterministic").failed == 0
+    assert third.calls["pixels"] == third.calls[broken] == 1
+    assert open_store(campaign.store_path).rows == 25, "each retry has a generation of its own"
+
+
+def test_chips_that_cannot_be_planned_are_replaced(tmp_path):
+    plan = make_plan(12, reserve=6)
+    victims = set(plan["chip_id"][:3])
+
+    def trouble(what, subject, number):
+        if what == "plan" and victims & {item.chip.chip_id for item in subject.items}:
+            return Failure(kind=Kind.DETERMINISTIC, message="Invalid geometry", status=400)
+        return None
+
+    campaign = make_campaign(tmp_path / "c", plan, strategy="biome")
+    summary = export(campaign, FakeEarth(trouble=trouble))
+    assert (summary.done, summary.failed) == (12, 3)
+    assert sum(row["from the reserve"] for row in summary.facts["biomes"]) == 3
+    again = export(campaign, FakeEarth(), retry_failed=True)
+    assert (again.done, again.failed) == (15, 0), "those that were replaced come on top"
+
+
+def test_raw_segments_go_as_soon_as_their_chips_are_sealed(tmp_path, monkeypatch):
+    most = []
+
+    def watch(what, subject, number):
+        if what == "pixels":
+            most.append(len(segment_numbers(campaign.raw_path)))
+
+    small = functools.partial(SegmentWriter, limit_bytes=1)  # a segment a chip
+    monkeypatch.setattr("m3etl.stages.fetching.SegmentWriter", small)
+    campaign = make_campaign(tmp_path / "c", make_plan(64), max_in_flight=1)
+    export(campaign, FakeEarth(trouble=watch, delay_s=0.02))
+    assert 4 < max(most) < 32, "about a shard's worth of chips, not the campaign's"
+    assert not segment_numbers(campaign.raw_path)
+    assert read_status(open_campaign(campaign.root)).facts["sealed"] == 64
