@@ -249,19 +249,24 @@ class RemoteSource:
         """A reader of this shard is done."""
         with self._lock:
             shard.readers -= 1
+            self._make_room(None)
 
     def used(self, shard: RemoteShard, nbytes: int) -> None:
-        """Count bytes that arrived, note the use, and make room by forgetting what was not used for longest."""
+        """Count bytes that arrived and note the use."""
         with self._lock:
             self._shards[shard] = self._shards.get(shard, 0) + nbytes
             self._shards.move_to_end(shard)
             self._used += nbytes
-            while self._used > self._limit or len(self._shards) > self._most_files:
-                oldest = next((one for one in self._shards if not one.readers and one is not shard), None)
-                if oldest is None:
-                    break
-                self._used -= self._shards.pop(oldest)
-                oldest.forget()
+            self._make_room(shard)
+
+    def _make_room(self, newest: RemoteShard | None) -> None:
+        """Forget what was not used for longest, but not what is being read."""
+        while self._used > self._limit or len(self._shards) > self._most_files:
+            oldest = next((one for one in self._shards if not one.readers and one is not newest), None)
+            if oldest is None:
+                return
+            self._used -= self._shards.pop(oldest)
+            oldest.forget()
 
     def _fetchers(self) -> ThreadPoolExecutor:
         self._check_process()

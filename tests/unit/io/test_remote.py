@@ -143,8 +143,7 @@ def test_the_cache_is_bounded_and_what_was_dropped_comes_again(published, server
             for name, values in expected.items():
                 store.prefetch([name], rows)
                 np.testing.assert_array_equal(store.read(name, rows, threads=2), values[rows.start : rows.stop])
-                largest = max(shard for shard in source._shards.values())
-                assert source.cached_bytes <= max(6000, largest)
+                assert source.cached_bytes <= 6000
     assert len(server.log) > 60
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
@@ -255,6 +256,7 @@ def test_breaking_off_a_remote_pass_stops_its_requests(campaign):
         for _ in range(3):
             for _ in loader:
                 break
+        wait(list(store.source._waiting), timeout=30)  # those that had begun
         assert not store.source._waiting
         assert len(rows_of(loader)) == 12
 
