@@ -32,8 +32,9 @@ def run(*, quick: bool = True) -> list[Row]:
     cpu = statistics.median(item[3] for item in measured)
     rival = f"randomPoints by {batch_points}: {requests:,} requests"
     extrapolated = (
-        f"wall time of the command on {os.cpu_count()} cores ({cpu:.1f} s of CPU), {note}; the rival's seconds are {requests:,} requests of {seconds:.2f} s, measured one after another on the "
-        "embedded Earth Engine for a few ecoregions and extrapolated; it rejects no overlaps and writes no plan"
+        f"wall time of the command on {os.cpu_count()} cores ({cpu:.1f} s of CPU), {note}; the rival's seconds are "
+        f"{requests:,} requests of {seconds:.2f} s, measured one after another on the embedded Earth Engine for a few "
+        "ecoregions and extrapolated; it rejects no overlaps and writes no plan"
     )
     return [
         _row("sampling.seconds_1_2m", "s", [item[0] for item in measured], rival, requests * seconds, extrapolated),
