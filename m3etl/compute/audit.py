@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from m3etl.spec.leakage import leakage_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, valid_of
+from m3etl.spec.splits import buffer, split_names
 
-earth_radius_km = 6371.0088  # mean radius, IUGG
-learning_splits = ("train", "val", "test")
 scene_arrays = ("sentinel1", "sentinel2_l")
 saturated_share = 0.5
 limit_slack = 1e-6  # of a stored step: limits are quotients of physical numbers
@@ -62,7 +62,7 @@ def find_in_chips(
         codes = np.array([item.code for item in spec.classes])
         unknown = np.asarray((valid & ~np.isin(flat, codes)).any(axis=1), dtype=np.bool_)
         marks.append(("unknown class", unknown, "a code outside the class table"))
-    if spec.shape is Shape.RASTER and spec.name.startswith(scene_arrays):
+    if spec.shape is Shape.RASTER and spec.target and spec.name.startswith(scene_arrays):
         marks.append(("constant", _constant(flat, valid), "every observed pixel of the chip has the same value"))
         top = (flat >= spec.stored_max - limit_slack) & valid
         saturated = np.asarray(top.sum(axis=1) > saturated_share * np.maximum(1, valid.sum(axis=1)), dtype=np.bool_)
@@ -134,21 +134,21 @@ def find_overlaps(plan: Mapping[str, npt.NDArray[Any]]) -> list[Finding]:
 
 
 def find_leaks(plan: Mapping[str, npt.NDArray[Any]], distance_km: float) -> list[Finding]:
-    """Pairs of chips of different splits with centres closer than `distance_km`. plan: chip_id, lon, lat, split."""
-    inside = np.flatnonzero(np.isin(plan["split"].astype(str), learning_splits))
-    if len(inside) < 2 or distance_km <= 0:
+    """Pairs of chips of different splits closer than `distance_km`, see `m3etl.spec.leakage`.
+
+    plan: chip_id, lon, lat, split, xmin, xmax.
+    """
+    if len(plan["split"]) < 2 or distance_km <= 0:
         return []
-    lon, lat = np.radians(plan["lon"][inside]), np.radians(plan["lat"][inside])
-    points = np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
-    chord = 2 * np.sin(distance_km / earth_radius_km / 2)
-    close = cKDTree(points).query_pairs(chord, output_type="ndarray")
-    split = plan["split"][inside].astype(str)
-    leaking = close[split[close[:, 0]] != split[close[:, 1]]] if len(close) else close
-    if not len(leaking):
+    splits = plan["split"].astype(str)
+    codes = np.select([splits == name for name in split_names], range(len(split_names)), buffer).astype(np.int8)
+    chip_m = float((plan["xmax"] - plan["xmin"]).max())
+    found = leakage_of(plan["lon"], plan["lat"], codes, chip_m=chip_m, distance_km=distance_km)
+    if not found.count:
         return []
-    first = " and ".join(str(plan["chip_id"][inside[index]]) for index in leaking[0])
+    first = " and ".join(str(plan["chip_id"][index]) for index in found.closest)
     meaning = f"chips of different splits are closer than {distance_km:g} km"
-    return [Finding(check="leakage", array="", count=len(leaking), example=first, meaning=meaning)]
+    return [Finding(check="leakage", array="", count=found.count, example=first, meaning=meaning)]
 
 
 def find_wrong_times(array: str, records: Sequence[tuple[str, str, int]]) -> list[Finding]:

@@ -88,6 +88,13 @@ def test_duplicate_chip_is_found():
     assert "duplicate chip" in checks(find_overlaps(table))
 
 
+def test_chips_that_touch_leak_whatever_their_size():
+    """Side by side, chips of 20 km have centres 20 km apart and no ground between them."""
+    table = plan([0, 20_000], split=("train", "test"), lon=(10.0, 10.18))
+    table["xmax"] = table["xmin"] + 20_000.0
+    assert [finding.count for finding in find_leaks(table, 5.0)] == [1]
+
+
 @pytest.mark.parametrize(
     ("lon", "split", "leaks"),
     [
