@@ -17,7 +17,8 @@ import zarr
 from numcodecs import blosc
 from torch.utils.data import DataLoader
 
-from benchmarks.synthetic import chip_m, make_sealed, specs, write_store
+from benchmarks.synthetic import make_sealed, write_store
+from benchmarks.writing import run_writing
 from m3etl.io.store import ChipStore, open_store
 from m3etl.learn.dataset import ChipDataset
 from m3etl.learn.loader import ChipLoader
@@ -45,7 +46,7 @@ def run(*, quick: bool = True) -> list[Row]:
             _loader_vs_zarr(directory, store, runs),
             _loader_vs_dataloader(directory, runs),
             _loader_growth(directory),
-            _write_vs_zarr(directory, sealed[:128], runs),
+            *run_writing(directory, quick=quick),
         ]
     finally:
         shutil.rmtree(directory)
@@ -160,46 +161,6 @@ def _loader_growth(directory: Path) -> Row:
 def _anonymous_bytes() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
-
-
-def _write_vs_zarr(directory: Path, sealed: list[Any], runs: int) -> Row:
-    """Sealing one shard of every array against zarr-python assigning whole shards with the same codecs."""
-    whole = {
-        spec.name: np.stack(
-            [chip.arrays.get(spec.name, np.full(spec.chip_shape(chip_m), spec.fill_value())) for chip in sealed]
-        )
-        for spec in specs
-    }
-
-    def ours() -> float:
-        path = directory / "ours.zarr"
-        shutil.rmtree(path, ignore_errors=True)
-        return _per_second(len(sealed), lambda: write_store(path, sealed, shard_chips=len(sealed)))
-
-    def theirs() -> float:
-        path = directory / "theirs.zarr"
-        shutil.rmtree(path, ignore_errors=True)
-        return _per_second(len(sealed), lambda: [_assign(path / name, values) for name, values in whole.items()])
-
-    here, there = _side_by_side(ours, theirs, runs)
-    ratios = [one / other for one, other in zip(here, there, strict=True)]
-    note = "chips/s, one shard of all arrays; ours also flushes to disk, takes sha256 and writes metadata"
-    return _row(
-        "store.write_vs_zarr_python", "ratio", here, "zarr-python, whole shards", there, ratios=ratios, note=note
-    )
-
-
-def _assign(path: Path, values: np.ndarray) -> None:
-    codec = zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="shuffle" if values.itemsize > 1 else "noshuffle")
-    array = zarr.create_array(
-        path,
-        shape=values.shape,
-        chunks=(1, *values.shape[1:]),
-        shards=values.shape,
-        dtype=values.dtype,
-        compressors=[codec],
-    )
-    array[:] = values
 
 
 if __name__ == "__main__":

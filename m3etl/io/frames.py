@@ -9,7 +9,8 @@ Format: https://github.com/Blosc/c-blosc/blob/main/README_CHUNK_FORMAT.rst
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -32,17 +33,17 @@ def is_planar(dtype: np.dtype[Any], size: int) -> bool:
     return dtype.itemsize > 1 and size >= block_bytes
 
 
-def encode_planes(values: npt.NDArray[Any]) -> bytes:
-    """`values` (C-contiguous, little-endian, as `is_planar` wants them) as one blosc frame."""
+def encode_planes(values: npt.NDArray[Any]) -> list[bytes]:
+    """`values` (C-contiguous, little-endian, as `is_planar` wants them) as the pieces of one blosc frame."""
     itemsize, size = values.itemsize, values.nbytes
     count = -(-size // block_bytes)
     block = -(-size // (count * itemsize)) * itemsize
-    planes = _planes_of(values)
+    flat = values.reshape(-1).view(f"<u{itemsize}")
     starts, parts = [], []
     position = _header.size + 4 * -(-size // block)
     for first in range(0, size, block):
         starts.append(position)
-        for stream in _streams(planes, first // itemsize, min(first + block, size) // itemsize, block // itemsize):
+        for stream in _streams(flat[first // itemsize : (first + block) // itemsize], block // itemsize):
             packed = zstd.compress(stream, zstd_level)
             if len(packed) >= stream.nbytes:
                 packed = stream.tobytes()
@@ -50,18 +51,26 @@ def encode_planes(values: npt.NDArray[Any]) -> bytes:
             position += 4 + len(packed)
     flags = _byte_shuffled | _zstd_code
     header = _header.pack(_format_version, _zstd_version, flags, itemsize, size, block, position)
-    return b"".join([header, struct.pack(f"<{len(starts)}i", *starts), *parts])
+    return [header, struct.pack(f"<{len(starts)}i", *starts), *parts]
 
 
-def _planes_of(values: npt.NDArray[Any]) -> list[Bytes]:
-    """All first bytes, all second bytes and so on."""
-    flat = values.reshape(-1).view(f"<u{values.itemsize}")
-    return [
-        (flat >> (8 * place)).astype(np.uint8) if place else flat.astype(np.uint8) for place in range(flat.itemsize)
-    ]
+class _Scratch(threading.local):
+    """Room for the planes of one block, kept by each thread: fresh memory would cost ten times the work."""
+
+    def __init__(self) -> None:
+        self.planes = np.empty(block_bytes + 64, dtype=np.uint8)
+        self.shifted = np.empty(block_bytes + 64, dtype=np.uint8)
 
 
-def _streams(planes: list[Bytes], first: int, last: int, whole: int) -> Iterator[Bytes]:
-    """What of values [first, last) is compressed apart: each plane, or all in one for a short last block."""
-    parts = [plane[first:last] for plane in planes]
-    return iter(parts if last - first == whole else [np.concatenate(parts)])
+_scratch = _Scratch()
+
+
+def _streams(values: npt.NDArray[Any], whole: int) -> Iterable[Bytes]:
+    """What of one block is compressed apart: all first bytes, all second bytes ...; a short last block in one piece."""
+    planes = _scratch.planes[: values.nbytes].reshape(values.itemsize, values.size)
+    shifted = _scratch.shifted[: values.nbytes].view(values.dtype)
+    np.copyto(planes[0], values, casting="unsafe")
+    for place in range(1, values.itemsize):
+        np.right_shift(values, 8 * place, out=shifted)
+        np.copyto(planes[place], shifted, casting="unsafe")
+    return planes if values.size == whole else [planes.reshape(-1)]

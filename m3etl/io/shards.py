@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -68,14 +70,12 @@ class ChunkCodec:
         """`values` (any shape) as one chunk with its checksum; the same bytes for the same values."""
         little = np.ascontiguousarray(values, dtype=self.dtype.newbyteorder("<"))
         if self.profile == "zstd" and is_planar(self.dtype, little.nbytes):
-            payload = encode_planes(little)
-        elif self.profile in _compressors:
+            return _with_checksum(encode_planes(little))
+        if self.profile in _compressors:
             name, level = _compressors[self.profile]
             shuffle = blosc.SHUFFLE if self.dtype.itemsize > 1 else blosc.NOSHUFFLE
-            payload = bytes(blosc.compress(little, name.encode(), level, shuffle, 0, self.dtype.itemsize))
-        else:
-            payload = little.tobytes()
-        return payload + checksum(payload)
+            return _with_checksum([blosc.compress(little, name.encode(), level, shuffle, 0, self.dtype.itemsize)])
+        return _with_checksum([little.tobytes()])
 
     def decode_into(self, chunk: bytes, values: Array) -> None:
         """Write the chunk's values into `values` (C-contiguous, of the codec's dtype); ValueError if damaged."""
@@ -97,6 +97,11 @@ class ChunkCodec:
 def checksum(data: bytes) -> bytes:
     """crc32c of `data` as four little-endian bytes."""
     return struct.pack("<I", google_crc32c.value(data))
+
+
+def _with_checksum(parts: Sequence[bytes]) -> bytes:
+    total = reduce(google_crc32c.extend, parts, 0)
+    return b"".join([*parts, struct.pack("<I", total)])
 
 
 class ShardWriter:

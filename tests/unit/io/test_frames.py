@@ -35,7 +35,7 @@ def make_values(kind: str, dtype: str, count: int, seed: int = 0) -> np.ndarray:
 )
 def test_libblosc_gives_the_values_back(kind, dtype, size):
     values = make_values(kind, dtype, size // np.dtype(dtype).itemsize)
-    frame = encode_planes(values)
+    frame = b"".join(encode_planes(values))
     read = np.empty_like(values)
     blosc.decompress(frame, read)
     assert read.tobytes() == values.tobytes()
@@ -59,7 +59,7 @@ def test_the_codec_reads_planes_and_whole_frames_alike(profile):
 def test_planes_are_no_larger_than_what_libblosc_makes():
     values = make_values("landscape", "uint16", 12 * 128 * 128)
     whole = blosc.compress(values, b"zstd", 3, blosc.SHUFFLE, 0, 2)
-    assert len(encode_planes(values)) <= 1.01 * len(whole)
+    assert sum(map(len, encode_planes(values))) <= 1.01 * len(whole)
 
 
 def test_small_chunks_and_bytes_are_left_to_libblosc():
