@@ -17,6 +17,19 @@ natural_color = ("B4", "B3", "B2")
 reflectance_limits = (0.0, 0.3)  # the usual stretch of viewers for vegetated and bare ground
 bright_limits = (0.0, 1.0)  # for chips that it would turn all white: snow, ice, cloud
 backscatter_limits_db = ((-20.0, 0.0), (-27.0, -7.0), (2.0, 15.0))  # VV, VH, VV - VH
+# Bands of one look at arrays with seasons, months or days: summer, where there is one.
+telling_bands = (
+    ("JJA_B4_median", "JJA_B3_median", "JJA_B2_median"),
+    ("07_B4_median", "07_B3_median", "07_B2_median"),
+    ("JJA_VV_mean", "JJA_VH_mean"),
+    ("07_VV_mean", "07_VH_mean"),
+    ("summer_vv_COH12",),
+    ("summer_hh_COH12",),
+    ("summer_vv_rho",),
+    ("summer_hh_rho",),
+    ("summer_vv_AMP",),
+    ("JJA_VV_count",),
+)
 ramps = {"elevation": "gist_earth", "slope": "magma", "height": "YlGn", "std": "viridis", "cs_cdf": "gray"}
 
 
@@ -33,7 +46,8 @@ def shown_bands(spec: ArraySpec) -> tuple[str, ...]:
         return natural_color
     if {"VV", "VH"} <= set(spec.bands):
         return ("VV", "VH")
-    return ("cs_cdf",) if "cs_cdf" in spec.bands else spec.bands[:1]
+    telling = next((bands for bands in telling_bands if set(bands) <= set(spec.bands)), spec.bands[:1])
+    return ("cs_cdf",) if "cs_cdf" in spec.bands else telling
 
 
 def stretch_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Stretch:
@@ -42,18 +56,19 @@ def stretch_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Stretch:
     Fixed for natural colour (two ranges), SAR and cloud score, so that pictures compare; else percentiles 2 and 98 of
     the valid pixels.
     """
-    if {"VV", "VH"} <= set(spec.bands):
+    shown = shown_bands(spec)
+    if len(shown) == 2:
         return Stretch(limits=backscatter_limits_db)
-    if shown_bands(spec) == natural_color:
-        red = physical_of(spec, stored)[..., spec.bands.index("B4"), :, :]
+    if len(shown) == 3:
+        red = physical_of(spec, stored)[..., spec.bands.index(shown[0]), :, :]
         red = red[np.isfinite(red)]
         bright = red.size > 0 and float(np.median(red)) > reflectance_limits[1]
         return Stretch(limits=(bright_limits if bright else reflectance_limits,) * 3)
-    if shown_bands(spec) == ("cs_cdf",):
+    if shown == ("cs_cdf",):
         return Stretch(limits=((spec.valid_min, spec.valid_max),))
     physical = physical_of(spec, stored)
     limits = []
-    for band in shown_bands(spec):
+    for band in shown:
         values = physical[..., spec.bands.index(band), :, :]
         values = values[np.isfinite(values)]
         low, high = np.percentile(values, (2, 98)) if values.size else (0.0, 1.0)
@@ -67,7 +82,7 @@ def render(spec: ArraySpec, stored: npt.NDArray[Any], stretch: Stretch) -> Rgb:
     if spec.values is Values.CLASSES:
         return _render_classes(spec, physical[0])
     bands = [physical[spec.bands.index(band)] for band in shown_bands(spec)]
-    if shown_bands(spec) == ("VV", "VH"):
+    if len(bands) == 2:
         bands.append(bands[0] - bands[1])
     scaled = [
         np.clip((band - low) / (high - low), 0.0, 1.0) for band, (low, high) in zip(bands, stretch.limits, strict=True)

@@ -141,7 +141,7 @@ def _what_is_shown(spec: ArraySpec) -> str:
     if spec.values is Values.CLASSES:
         return "classes; hatched: not observed"
     bands = shown_bands(spec)
-    shown = "VV, VH, VV-VH" if bands == ("VV", "VH") else ", ".join(bands)
+    shown = f"{bands[0]}, {bands[1]}, difference" if len(bands) == 2 else ", ".join(bands)
     stretch = per_chip_stretch.get(bands[0], "one stretch")
     return f"{shown}; {stretch}; hatched: not observed"
 

@@ -246,6 +246,6 @@ def final_status(spec: ArraySpec, planned: ArrayStatus, change: ArrayStatus | No
     """The recorded outcome of an array: as planned or changed; `ok` only where something was observed."""
     status = change or planned
     if status is ArrayStatus.OK and valid == 0:
-        nothing_there = spec.temporal in (Temporal.STATIC, Temporal.YEAR)
+        nothing_there = spec.temporal in (Temporal.STATIC, Temporal.YEAR, Temporal.SEASONS)
         return ArrayStatus.NO_SCENE if nothing_there else ArrayStatus.INVALID
     return status

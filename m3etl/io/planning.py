@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from m3etl.io.programs import filtered
 from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog_m3leo import terrain_recipes
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (
     Candidate,
@@ -32,7 +34,10 @@ score_gsd_m = 60.0
 cloudy_scl = (3, 8, 9, 10)  # shadow, cloud of medium and high probability, cirrus
 qa60_bits = (1 << 10) | (1 << 11)  # opaque cloud, cirrus
 most_passes = 12
-static_recipes_of_collections = frozenset({"worldcover"})
+one_acquisition_ms = 600_000
+recipes_of_collections = frozenset(
+    {"worldcover", "dynamic_world", "orbits", *(name for name in terrain_recipes if name.startswith("tiled"))}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +185,8 @@ def _companions_of(api: Any, anchored: Sequence[Anchored], specs: Sequence[Array
                 "index": item.index,
                 "year_start": item.year[0],
                 "year_end": item.year[1],
+                "season_start": _month_ms((item.month[0] - 1, 12)),
+                "season_end": _month_ms((item.month[0], 12)),
                 "month_start": _month_ms(months_until(*item.month)[0]),
                 "month_end": _month_ms(_next(item.month)),
             },
@@ -193,11 +200,8 @@ def _companions_of(api: Any, anchored: Sequence[Anchored], specs: Sequence[Array
         for spec in specs:
             if spec.recipe == "sentinel1":
                 answer[spec.name] = chip.passes(spec, gap_days)
-            elif spec.temporal is Temporal.YEAR:
-                yearly = chip.images(spec.source[0]).filterDate(chip.date("year_start"), chip.date("year_end"))
-                answer[spec.name] = chip.listed(yearly)
-            elif spec.recipe in static_recipes_of_collections:
-                answer[spec.name] = chip.listed(chip.images(spec.source[0]))
+            elif _lists_images(spec):
+                answer[spec.name] = chip.listed(chip.of_window(spec))
             elif spec.temporal is Temporal.STATIC:
                 answer[spec.name] = api.List([chip.described(api.Image(source)) for source in spec.source])
         if "era5" in recipes:
@@ -231,6 +235,22 @@ class _Chip:
 
     def images(self, collection: str) -> Any:
         return self._api.ImageCollection(collection).filterBounds(self._square)
+
+    def of_window(self, spec: ArraySpec) -> Any:
+        """Images of a spec's collection over the chip, of its window in time, with the properties it asks for."""
+        images = self.images(spec.source[0])
+        if spec.program is not None:
+            images = filtered(self._api, images, spec.program.filters)
+        match spec.temporal:
+            case Temporal.YEAR:
+                return images.filterDate(self.date("year_start"), self.date("year_end"))
+            case Temporal.SEASONS:
+                return images.filterDate(self.date("season_start"), self.date("season_end"))
+            case Temporal.NEAREST:
+                time, gap = self.number("time"), spec.max_gap_days * day_ms
+                return images.filterDate(self._api.Date(time.subtract(gap)), self._api.Date(time.add(gap + 1)))
+            case _:
+                return images
 
     def of_index(self, collection: str) -> Any:
         index = self._feature.getString("index")
@@ -406,7 +426,9 @@ def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, 
     for spec in specs:
         if spec.recipe == "sentinel1":
             passes[spec.name] = tuple(_pass_image(spec.source[0], image) for image in found[spec.name])
-        elif spec.temporal is Temporal.YEAR or spec.recipe in static_recipes_of_collections:
+        elif spec.temporal is Temporal.NEAREST:
+            composites[spec.name] = _image_list(spec.source[0], _nearest(found[spec.name], item.time_ms))
+        elif _lists_images(spec):
             composites[spec.name] = _image_list(spec.source[0], found[spec.name])
         elif spec.temporal is Temporal.STATIC:
             composites[spec.name] = _map_list(spec.source, found[spec.name])
@@ -431,6 +453,23 @@ def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, 
         cloud_scores=_image_list(cloud_score_collection, found.get("cloud_scores", {})),
         classifications=_image_list(level_collections["l2a"], found.get("classifications", {})),
     )
+
+
+def _lists_images(spec: ArraySpec) -> bool:
+    """Whether planning names the images that an array is made of, rather than the catalogue."""
+    if spec.program is not None:
+        return spec.program.is_collection
+    return spec.recipe in recipes_of_collections
+
+
+def _nearest(found: Mapping[str, Any], anchor_ms: int) -> Mapping[str, Any]:
+    """The images of the acquisition nearest to a moment: neighbouring tiles are minutes apart at most."""
+    times = found.get("times", [])
+    if not times:
+        return found
+    nearest = min(times, key=lambda time: (abs(time - anchor_ms), time))
+    chosen = [number for number, time in enumerate(times) if abs(time - nearest) <= one_acquisition_ms]
+    return {**found, "indices": [found["indices"][n] for n in chosen], "times": [times[n] for n in chosen]}
 
 
 def _pass_image(collection: str, image: Mapping[str, Any]) -> PassImage:

@@ -79,7 +79,7 @@ class Decision:
             return _vector(spec, [values[name] for name in spec.bands], self.found.climate)
         if spec.temporal in (Temporal.PLACE, Temporal.TIME):
             return _computed(spec, self.chip, self.anchored.month[1])
-        return _composite(spec, self.found.composites.get(spec.name, ImageList()))
+        return self._composite(spec, self.found.composites.get(spec.name, ImageList()))
 
     def _sentinel2(self, spec: ArraySpec) -> ArrayScenes:
         anchor, anchored = self.anchor, self.anchored
@@ -138,6 +138,22 @@ class Decision:
             synthetic=any(item.synthetic for item in chosen),
         )
 
+    def _composite(self, spec: ArraySpec, images: ImageList) -> ArrayScenes:
+        if not images.scene_ids:
+            return ArrayScenes(status=ArrayStatus.NO_SCENE)
+        time_ms = images.time_ms
+        if time_ms is None and spec.recipe in static_years:
+            time_ms = year_window(static_years[spec.recipe])[0]
+        is_near = spec.temporal is Temporal.NEAREST and self.anchor is not None
+        return ArrayScenes(
+            status=ArrayStatus.OK,
+            scene_ids=images.scene_ids,
+            time=None if time_ms is None else utc_text(time_ms),
+            gap_days=_gap(time_ms, self.anchored.time_ms) if is_near and time_ms is not None else None,
+            license=_license(spec, images.licenses, images.synthetic),
+            synthetic=images.synthetic,
+        )
+
     def _of_chip(self, share: float | None) -> float | None:
         # Over a block only nothing and everything say what share of each chip it is.
         return share if self.anchored.chip.chips == 1 or share in (0.0, 1.0) else None
@@ -152,21 +168,6 @@ def _license(spec: ArraySpec, licenses: Sequence[str], synthetic: bool) -> str:
     if stated:
         return " AND ".join(stated)
     return "synthetic" if synthetic else spec.license
-
-
-def _composite(spec: ArraySpec, images: ImageList) -> ArrayScenes:
-    if not images.scene_ids:
-        return ArrayScenes(status=ArrayStatus.NO_SCENE)
-    time_ms = images.time_ms
-    if time_ms is None and spec.recipe in static_years:
-        time_ms = year_window(static_years[spec.recipe])[0]
-    return ArrayScenes(
-        status=ArrayStatus.OK,
-        scene_ids=images.scene_ids,
-        time=None if time_ms is None else utc_text(time_ms),
-        license=_license(spec, images.licenses, images.synthetic),
-        synthetic=images.synthetic,
-    )
 
 
 def _vector(spec: ArraySpec, values: Sequence[float | None], images: ImageList) -> ArrayScenes:

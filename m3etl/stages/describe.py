@@ -15,6 +15,8 @@ from m3etl.spec.biomes import biome_names
 from m3etl.spec.modality import Shape
 from m3etl.stages.summary import Summary
 
+most_bands_listed = 13
+
 
 def run_describe(campaign: Campaign) -> Summary:
     """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan."""
@@ -49,7 +51,7 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
         rows.append(
             {
                 "array": name,
-                "bands": " ".join(spec.bands),
+                "bands": _band_list(spec.bands),
                 "size": side,
                 "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
                 "units": spec.units,
@@ -60,3 +62,10 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
             }
         )
     return rows
+
+
+def _band_list(bands: tuple[str, ...]) -> str:
+    """All names, or the first and last of a long list with their number."""
+    if len(bands) <= most_bands_listed:
+        return " ".join(bands)
+    return f"{bands[0]} {bands[1]} ... {bands[-1]} ({len(bands)})"

@@ -11,7 +11,7 @@ from m3etl.campaign import Campaign, ExportConfig, read_config, save_config
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.ledger import Ledger
 from m3etl.io.store import choose_shard_chips
-from m3etl.spec.catalog import find_array, select_arrays
+from m3etl.spec.catalog import find_array, known_arrays, select_arrays
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.roworder import choose_lot_chips
 
@@ -39,8 +39,7 @@ def fix_layout(
         ledger.write_meta("catalogue", {spec.name: spec.digest() for spec in specs})
         ledger.write_meta("arrays", [spec.name for spec in specs])
     check_level(campaign.config.export.s2, ledger.read_meta("s2"))
-    every = {spec.name: spec for spec in select_arrays()}
-    _check_catalogue({**ledger.read_meta("catalogue"), **campaign.config.catalogue}, every)
+    _check_catalogue({**ledger.read_meta("catalogue"), **campaign.config.catalogue}, known_arrays())
     layout = read_layout_of(ledger)
     further = further_specs(layout, campaign.config.export, modalities)
     if further:

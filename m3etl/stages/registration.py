@@ -16,7 +16,7 @@ from m3etl.io.store import ChipStore
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec, Shape
 
-reference_arrays = ("sentinel2_l2a", "sentinel2_l1c")
+reference_arrays = ("sentinel2_l2a", "sentinel2_l1c", "sentinel2_seasons")
 most_chips = 256
 tolerated_px = 0.5
 batch_chips = 32

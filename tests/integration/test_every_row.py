@@ -1,0 +1,71 @@
+"""Every row of the catalogue from `sample` to a tensor and a picture: one small campaign, looked at row by row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3etl.io.provenance import read_provenance
+from m3etl.io.store import open_store
+from m3etl.learn.dataset import ChipDataset
+from m3etl.spec.catalog import known_arrays
+from m3etl.spec.modality import Shape, Values, physical_of, valid_of
+from tests.integration.pipeline import m3etl, write_points
+
+rows = tuple(known_arrays())
+side = 48
+# Lowland with fields in Europe, mountains, a coast, ice: places where every layer has something.
+places = ((2.21, 48.75, "2019-07-10"), (8.52, 46.61, "2019-08-05"), (-1.62, 46.92, "2017-06-20"),
+          (-45.2, 64.18, "2019-07-15"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("rows")
+    points = write_points(root / "places.geojson", places)
+    m3etl(root, "sample", "--strategy", "points", "--points", str(points), "--chip-px", str(side))
+    m3etl(root, "export", "--modality", "mmearth", "--modality", "m3leo")
+    m3etl(root, "normalize")
+    m3etl(root, "preview")
+    return root
+
+
+@pytest.mark.parametrize("name", rows)
+def test_row(campaign: Path, name: str) -> None:
+    store = open_store(campaign / "chips.zarr")
+    spec = store.specs[name]
+    assert spec == known_arrays()[name]
+    stored = store.read(name, np.flatnonzero(store.chip_ids != ""))
+    assert stored.shape == (4, *spec.chip_shape(side * 10.0))
+    valid = valid_of(spec, stored)
+    assert valid.any(), "nothing was observed at any of the places"
+    known = physical_of(spec, stored)[valid]
+    slack = 0.5 * spec.scale
+    assert known.min() >= spec.valid_min - slack
+    assert known.max() <= spec.valid_max + slack
+    records = read_provenance(campaign / "provenance", [0])
+    mine = records[records["array"] == name]
+    assert len(mine) == 4
+    assert ((mine["status"] == "ok") == (mine["valid_fraction"] > 0)).all()
+    assert (campaign / "previews" / f"{name}.png").stat().st_size > 1000
+    dataset = ChipDataset(campaign, arrays=[name], split=None)
+    item = dataset[0]
+    assert item[name].shape[-len(spec.chip_shape(side * 10.0)) :] == item[f"{name}_valid"].shape
+    if spec.values is Values.CONTINUOUS:
+        stats = json.loads((campaign / "stats.json").read_text())[name]
+        assert set(stats) == set(spec.bands)
+
+
+def test_coarse_rows_keep_their_own_pixels(campaign: Path) -> None:
+    store = open_store(campaign / "chips.zarr")
+    sides = {name: spec.pixels(side * 10.0) for name, spec in store.specs.items() if spec.shape is Shape.RASTER}
+    assert (sides["biomass"], sides["coherence"], sides["modis_vegetation"], sides["srtm_slope"]) == (5, 5, 2, 16)
+
+
+def test_the_places_are_stored_as_m3leo_has_them(campaign: Path) -> None:
+    """100 m layers of a 4480 m chip are 45 x 45, never blown up."""
+    sides = {name: known_arrays()[name].pixels(4480.0) for name in ("biomass", "built_surface", "modis_vegetation")}
+    assert sides == {"biomass": 45, "built_surface": 45, "modis_vegetation": 19}
