@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ _column_titles = {
 class StoreLayout:
     """Everything that the metadata of a store says: its arrays, the number of rows, chips per shard, codec profile.
 
-    chip_m: side of a chip in metres.
+    chip_m: side of a chip in metres. superseded: rows whose chip failed there and has another row since, ascending.
     """
 
     specs: Mapping[str, ArraySpec]
@@ -50,6 +50,7 @@ class StoreLayout:
     chip_m: float
     shard_chips: int
     codec: str
+    superseded: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.shard_chips < 1 or self.rows < 0 or not self.chip_m > 0 or self.codec not in codec_names:
@@ -62,10 +63,6 @@ class StoreLayout:
     def shard_count(self) -> int:
         """Shards that the rows reach into."""
         return -(-self.rows // self.shard_chips)
-
-    def with_rows(self, rows: int) -> StoreLayout:
-        """The same store with another number of rows."""
-        return replace(self, rows=rows)
 
     def chip_shape(self, array: str) -> tuple[int, ...]:
         """(band, y, x) or (feature,) of one chip."""
@@ -95,6 +92,7 @@ def documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
             "chip_m": layout.chip_m,
             "shard_chips": layout.shard_chips,
             "codec": layout.codec,
+            **({"superseded_rows": list(layout.superseded)} if layout.superseded else {}),
         },
         members={**columns, **groups, **arrays},
     )
@@ -144,6 +142,7 @@ def parse_layout(content: bytes, where: str) -> StoreLayout:
             chip_m=attributes["chip_m"],
             shard_chips=attributes["shard_chips"],
             codec=attributes["codec"],
+            superseded=tuple(attributes.get("superseded_rows", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(where, error) from error

@@ -102,8 +102,10 @@ class ChipStore:
 
     @cached_property
     def chip_ids(self) -> npt.NDArray[np.str_]:
-        """(rows,) names of the chips; "" in padding rows and rows not sealed yet."""
-        return np.asarray(self._column("chip_id"))
+        """(rows,) names of the chips; "" in padding rows, superseded rows and rows not sealed yet."""
+        names = np.asarray(self._column("chip_id"))
+        names[list(self.layout.superseded)] = ""
+        return names
 
     @cached_property
     def sealed(self) -> npt.NDArray[np.bool_]:
@@ -113,6 +115,7 @@ class ChipStore:
         for shard, content in enumerate(contents):
             part = found[shard * self._shard_chips : (shard + 1) * self._shard_chips]
             part[:] = lengths_of_text(content, self._shard_chips, self._column_place("chip_id", shard)) > 0
+        found[list(self.layout.superseded)] = False
         return found[: self.rows]
 
     @cached_property

@@ -43,16 +43,23 @@ class SealedChip:
 
 
 def seal_shard(
-    path: Path, shard: int, chips: Iterable[SealedChip], *, arrays: Sequence[str] | None = None, threads: int = 0
+    path: Path,
+    shard: int,
+    chips: Iterable[SealedChip],
+    *,
+    arrays: Sequence[str] | None = None,
+    layout: StoreLayout | None = None,
+    threads: int = 0,
 ) -> dict[str, dict[str, str]]:
     """Write all files of one shard and return array -> chip_id -> sha256 of the stored values (little-endian, C order).
 
     chips: of this shard; a sequence in any order, or an iterator in ascending row order, which is streamed, so that few
     chips are in memory at a time. arrays: seal these only (a modality added later); all arrays of the store by default.
-    Every file is flushed and renamed when whole, `chip_id` last. Files that are there are kept; DamagedError where they
-    hold other values. InputError where a chip does not fit or the disk refuses.
+    layout: of the store as it will be, for arrays that its metadata does not name yet. Every file is flushed and then
+    renamed, `chip_id` last. Files that are there are kept; DamagedError where they hold other values. InputError where
+    a chip does not fit or the disk refuses.
     """
-    layout = read_layout(path)
+    layout = layout or read_layout(path)
     names = list(layout.specs) if arrays is None else list(arrays)
     unknown = [name for name in names if name not in layout.specs]
     if unknown:
@@ -298,6 +305,7 @@ def _make_sink(path: Path, layout: StoreLayout, spec: ArraySpec, shard: int) -> 
     file = shard_path(path, layout, spec.name, shard)
     codec, filled = layout.chunk_codec(spec.name), _Filled(spec, layout.chip_shape(spec.name))
     vector = spec.shape is Shape.VECTOR
+    file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         return _SealedSink(file, codec, filled, layout.shard_chips, vector=vector)
     kind = _VectorSink if vector else _RasterSink

@@ -83,16 +83,17 @@ def create_store(
     return grown
 
 
-def grow_store(path: Path, rows: int) -> StoreLayout:
+def grow_store(path: Path, rows: int, superseded: Sequence[int] = ()) -> StoreLayout:
     """Let the chip dimension of every array reach `rows`: arrays first, the root last, each document by rename.
 
-    Readers with the old metadata stay correct. Growing to the same rows does nothing; InputError for fewer rows.
+    superseded: rows that do not count any more, as their chips have others. Readers with the old metadata stay correct.
+    Growing to the same rows does nothing; InputError for fewer rows.
     """
     found = read_layout(path)
     if rows < found.rows:
         raise InputError(f"the store {path} has {found.rows} rows and cannot shrink to {rows}")
-    grown = found.with_rows(rows)
-    if rows > found.rows:
+    grown = replace(found, rows=rows, superseded=tuple(sorted({*found.superseded, *superseded})))
+    if grown != found:
         _write_documents(path, grown, found)
     return grown
 

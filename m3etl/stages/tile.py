@@ -11,8 +11,9 @@ from datetime import datetime
 
 import numpy as np
 
-from m3etl.campaign import Campaign, locked
+from m3etl.campaign import Campaign, locked, store_locked
 from m3etl.errors import DamagedError, NothingSelectedError
+from m3etl.io.layout import read_layout
 from m3etl.io.ledger import ChipRecord, ChipState, Ledger, open_ledger
 from m3etl.io.pixels import Array, arrays_of, final_status
 from m3etl.io.provenance import ProvenanceRow, write_provenance
@@ -85,10 +86,16 @@ class Sealer:
             rows += self._provenance(record, checksums, fractions)
         write_provenance(campaign.provenance_path, shard, rows)
         if records:
-            grow_store(campaign.store_path, max(self._ledger.row_end(), records[-1].row + 1))
+            self._grow(shard)
         self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
         self._sweep(self._ledger.landing_segment)
         return len(records)
+
+    def _grow(self, shard: int) -> None:
+        superseded = self._ledger.superseded_rows(shard, shard_chips=self._layout.shard_chips)
+        path = self._campaign.store_path
+        with store_locked(self._campaign):
+            grow_store(path, max(self._ledger.row_end(), read_layout(path).rows), superseded)
 
     def finish(self) -> None:
         """Remove what is not needed of the raw segments, when no segment is written any more."""
@@ -110,13 +117,14 @@ class Sealer:
         if self._created:
             return
         campaign, layout = self._campaign, self._layout
-        create_store(
-            campaign.store_path,
-            tuple(layout.specs.values()),
-            chip_m=campaign.chip_m,
-            shard_chips=layout.shard_chips,
-            codec=campaign.config.store.codec,
-        )
+        with store_locked(campaign):
+            create_store(
+                campaign.store_path,
+                tuple(layout.specs.values()),
+                chip_m=campaign.chip_m,
+                shard_chips=layout.shard_chips,
+                codec=campaign.config.store.codec,
+            )
         self._created = True
 
     def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:

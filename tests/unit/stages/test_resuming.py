@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import functools
+import json
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from m3etl.errors import AuthenticationError
 from m3etl.io.outcomes import Failure, Kind
-from m3etl.io.plan import read_plan
+from m3etl.io.plan import read_plan, write_plan
 from m3etl.io.segments import SegmentWriter, segment_numbers
 from m3etl.io.store import open_store
+from m3etl.learn.dataset import ChipDataset
+from m3etl.stages.describe import run_describe
 from m3etl.stages.status import read_status
-from tests.unit.stages.test_export import FakeEarth, export, install, make_campaign, make_plan, open_campaign
+from m3etl.stages.summary import SilentProgress
+from m3etl.stages.validate import run_validate
+from tests.unit.stages.test_export import FakeEarth, content, export, install, make_campaign, make_plan, open_campaign
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +146,58 @@ def test_raw_segments_go_as_soon_as_their_chips_are_sealed(tmp_path, monkeypatch
     assert 4 < max(most) < 32, "about a shard's worth of chips, not the campaign's"
     assert not segment_numbers(campaign.raw_path)
     assert read_status(open_campaign(campaign.root)).facts["sealed"] == 64
+
+
+def test_a_chip_that_has_another_row_since_counts_once(tmp_path):
+    plan = make_plan(16)
+    victim = plan["chip_id"][5]
+    campaign = make_campaign(tmp_path / "c", plan, max_attempts=1)
+    export(campaign, FakeEarth(trouble=failing({victim})))
+    before = content(campaign.root)
+    old_reader = open_store(campaign.store_path)
+    old_row = int(np.flatnonzero(old_reader.chip_ids == victim)[0])
+    assert export(campaign, FakeEarth(), retry_failed=True).failed == 0
+    store = open_store(campaign.store_path)
+    names = store.chip_ids[store.chip_ids != ""]
+    assert len(names) == len(set(names)) == 16
+    assert np.flatnonzero(store.chip_ids == victim).tolist() == [16] == read_rows(campaign, victim)
+    assert not store.sealed[old_row]
+    assert store.sealed.sum() == len(ChipDataset(campaign.store_path, values="stored")) == 16
+    assert run_describe(campaign).facts["chips stored"] == 16
+    with warnings.catch_warnings():  # made-up pixels have no shifts to measure
+        warnings.simplefilter("ignore", RuntimeWarning)
+        report = run_validate(campaign, progress=SilentProgress()).facts.get("findings", [])
+    assert not {"row", "unknown chip", "no record", "two records", "checksum"} & {item["check"] for item in report}
+    root = json.loads((campaign.store_path / "zarr.json").read_bytes())
+    assert root["attributes"]["superseded_rows"] == [old_row]
+    after = content(campaign.root)
+    sealed = [name for name in before if name.endswith(".parquet") or "/c." in name]
+    assert all(after[name] == before[name] for name in sealed if name != "chips.parquet")
+    assert (old_reader.chip_ids == victim).sum() == 1, "a reader of the old metadata sees what it saw"
+
+
+def read_rows(campaign, chip_id):
+    plan = read_plan(campaign.plan_path)
+    return plan.loc[plan["chip_id"] == chip_id, "row"].tolist()
+
+
+def test_growing_the_plan_leaves_what_is_sealed_bit_for_bit(tmp_path):
+    plan = make_plan(30)
+    campaign = make_campaign(tmp_path / "c", plan[:20])
+    export(campaign, FakeEarth())
+    before = content(campaign.root)
+    old_reader = open_store(campaign.store_path)
+    grown = pd.concat([pd.DataFrame(read_plan(campaign.plan_path)), plan[20:].assign(year=2021)], ignore_index=True)
+    write_plan(campaign.plan_path, grown)
+    earth = FakeEarth()
+    summary = export(campaign, earth)
+    assert (summary.done, summary.facts["new chips"], earth.calls["pixels"]) == (30, 10, 10)
+    after = content(campaign.root)
+    assert all(after[name] == before[name] for name in before if "/c." in name or name.startswith("provenance"))
+    assert old_reader.rows == 20
+    everything = np.arange(20)
+    store = open_store(campaign.store_path)
+    for name in store.specs:
+        np.testing.assert_array_equal(old_reader.read(name, everything), store.read(name, everything))
+    assert set(read_plan(campaign.plan_path)["generation"]) == {0, 1}
+    assert (store.chip_ids[24:34] != "").all(), "from the next whole shard on"
