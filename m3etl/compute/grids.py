@@ -96,15 +96,18 @@ def whole_pixel_offset(source: PixelGrid, target: PixelGrid) -> tuple[int, int] 
     """
     if not same_crs(source.crs, target.crs):
         return None
-    corners = np.array([0.0, target.width]), np.array([0.0, target.height])
-    columns, rows = source.pixel_of(*target.xy_of(*corners))
-    first = round(float(columns[0])), round(float(rows[0]))
-    expected = np.array([[first[0], first[0] + target.width], [first[1], first[1] + target.height]])
-    if np.abs(np.stack([columns, rows]) - expected).max() > same_pixel_tolerance:
-        return None
-    side_x, side_y = source.pixel_of(*target.xy_of(target.width, 0.0))  # a turned grid can share two corners
-    if max(abs(float(side_x) - first[0] - target.width), abs(float(side_y) - first[1])) > same_pixel_tolerance:
-        return None
+    a, b, c, d, e, f = source.affine
+    determinant = a * e - b * d
+    first = (0, 0)
+    for number, (column, row) in enumerate(((0, 0), (target.width, target.height), (target.width, 0))):
+        ta, tb, tc, td, te, tf = target.affine  # in plain numbers: this is asked for every chip
+        x, y = ta * column + tb * row + tc - c, td * column + te * row + tf - f
+        found = (e * x - b * y) / determinant, (a * y - d * x) / determinant
+        if number == 0:
+            first = round(found[0]), round(found[1])
+        away = max(abs(found[0] - first[0] - column), abs(found[1] - first[1] - row))
+        if not away <= same_pixel_tolerance:
+            return None
     return first
 
 

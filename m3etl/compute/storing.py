@@ -45,28 +45,34 @@ def stored_of(spec: ArraySpec, values: Array, numbers: SourceNumbers, covered: M
     """What the array stores for numbers (band, y, x); covered: bool (y, x), where there is a source at all.
 
     Values beyond the declared range are clamped into it, classes beyond it are fill, as when exported. Integers in the
-    array's own scale keep every bit.
+    array's own scale keep every bit; where they have its type as well, they are changed in place.
     """
     dtype = np.dtype(spec.dtype)
     is_class = spec.values is Values.CLASSES
     is_same = (numbers.scale, numbers.offset) == (spec.scale, spec.offset)
-    if is_same and spec.fill is not None and values.dtype.kind in "iu":
-        stored = np.empty(values.shape, dtype)
-        where = np.ones((1, 1), np.bool_) if covered is None else covered
-        limits = math.ceil(spec.stored_min - 1e-6), math.floor(spec.stored_max + 1e-6)
-        for plane, mark, result in zip(values, map(_whole, numbers.nodata), stored, strict=True):
-            _store(plane, mark is not None, mark or 0, where, *limits, is_class, spec.fill, result)
-        return stored
+    common = np.result_type(values.dtype, dtype)
+    if is_same and spec.fill is not None and common.kind in "iu":
+        low, high = math.ceil(spec.stored_min - 1e-6), math.floor(spec.stored_max + 1e-6)
+        below, above = (spec.fill, spec.fill) if is_class else (low, high)
+        # Without a mark the lowest value stands for one, and for itself.
+        marks = [_whole(mark, common) for mark in numbers.nodata]
+        marked = [(low, low) if mark is None else (mark, spec.fill) for mark in marks]
+        whole = np.ascontiguousarray(values, dtype=common)
+        _settle(whole, np.array([low, high, below, above], common), np.array(marked, common))
+        result = whole.astype(dtype, copy=False)
+        if covered is not None:
+            result[:, ~covered] = spec.fill
+        return result
     known = numbers.valid(values, covered)
     # Without the detour over physical units, so that no rounding enters where only the steps differ.
     wide = values.astype(np.float64) * (numbers.scale / spec.scale) + (numbers.offset - spec.offset) / spec.scale
     wide[~known] = 0.0
-    low, high = spec.stored_min, spec.stored_max
+    least, most = spec.stored_min, spec.stored_max
     if dtype.kind in "iu":
-        wide, low, high = np.rint(wide), np.ceil(low - 1e-6), np.floor(high + 1e-6)
+        wide, least, most = np.rint(wide), math.ceil(least - 1e-6), math.floor(most + 1e-6)
     if is_class:
-        known &= (wide >= low) & (wide <= high)
-    stored = np.clip(wide, low, high).astype(dtype)
+        known &= (wide >= least) & (wide <= most)
+    stored = np.clip(wide, least, most).astype(dtype)
     stored[~known] = spec.fill_value()
     return stored
 
@@ -117,29 +123,28 @@ def reach_of(spec: ArraySpec, positions: Positions, method: Method | None) -> in
     return margin_of(method or method_for(spec, positions.samples))
 
 
-def _whole(mark: float | None) -> int | None:
-    """nodata as an integer; None where no integer can equal it."""
-    return int(mark) if mark is not None and math.isfinite(mark) and mark == int(mark) else None
+def _whole(mark: float | None, dtype: np.dtype[Any]) -> int | None:
+    """nodata as an integer; None where no number of the type can equal it."""
+    if mark is None or not math.isfinite(mark) or mark != int(mark):
+        return None
+    limits = np.iinfo(dtype)
+    return int(mark) if limits.min <= mark <= limits.max else None
 
 
 @numba.njit(nogil=True, cache=True)
-def _store(
-    values: Array,
-    is_marked: bool,
-    mark: int,
-    covered: Mask,
-    low: int,
-    high: int,
-    is_class: bool,
-    fill: int,
-    result: Array,
-) -> None:  # pragma: no cover - compiled
-    everywhere = covered.shape != values.shape
-    for y in range(values.shape[0]):
-        for x in range(values.shape[1]):
-            value = int(values[y, x])
-            if (is_marked and value == mark) or not (everywhere or covered[y, x]):
-                value = fill
-            elif value < low or value > high:
-                value = fill if is_class else min(max(value, low), high)
-            result[y, x] = value
+def _settle(values: Array, limits: Array, marked: Array) -> None:  # pragma: no cover - compiled
+    """In place, band by band in one line and on one type: that becomes machine code for many pixels at a time."""
+    low, high, below, above = limits[0], limits[1], limits[2], limits[3]
+    for band in range(values.shape[0]):
+        mark, fill = marked[band, 0], marked[band, 1]
+        line = values[band].reshape(-1)
+        for place in range(line.size):
+            value = line[place]
+            kept = value
+            if value < low:
+                kept = below
+            if value > high:
+                kept = above
+            if value == mark:
+                kept = fill
+            line[place] = kept

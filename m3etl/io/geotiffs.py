@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections import OrderedDict
@@ -126,10 +127,17 @@ def check_alike(first: Raster, other: Raster) -> None:
 
 
 class _Handles(threading.local):
-    """Open files of one thread: GDAL's handles must not be shared between threads."""
+    """Open files of one thread, as GDAL's handles must not be shared between threads, and its buffer."""
 
     def __init__(self) -> None:
         self.files: OrderedDict[str, Any] = OrderedDict()
+        self._bytes = np.empty(0, np.uint8)
+
+    def buffer(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        size = math.prod(shape) * dtype.itemsize
+        if self._bytes.size < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype).reshape(shape)
 
     def file(self, location: str) -> Any:
         if location not in self.files:
@@ -146,6 +154,7 @@ _handles = _Handles()
 def read_box(raster: Raster, bands: Sequence[int], box: PixelWindow) -> Array:
     """The pixels (band, y, x) of a box that lies within the raster; bands are numbers from 1. For use in any thread.
 
+    The array is the thread's own and is written anew by its next read: fresh memory costs as much as copying.
     Raises InputError where the file is damaged or cut short, RemoteError where a server fails.
     """
     import rasterio
@@ -154,7 +163,10 @@ def read_box(raster: Raster, bands: Sequence[int], box: PixelWindow) -> Array:
     with _environment(raster.options):
         file = _handles.file(raster.location)
         try:
-            return np.asarray(file.read(list(bands), window=Window(box.column, box.row, box.width, box.height)))
+            pixels = _handles.buffer((len(bands), box.height, box.width), np.dtype(raster.dtype))
+            return np.asarray(
+                file.read(list(bands), window=Window(box.column, box.row, box.width, box.height), out=pixels)
+            )
         except rasterio.errors.RasterioError as error:
             place = f"cannot be read at row {box.row}, column {box.column}"
             raise _failed(raster.location, place, error) from error

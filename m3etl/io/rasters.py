@@ -198,7 +198,7 @@ class _Run:
         )
         pixels = read_box(self.mosaic.rasters[read.number], self.mosaic.bands, box)
         if self.mosaic.filling[read.number]:
-            return pixels
+            return pixels.copy()
         for position, part in read.pieces:
             rows, columns = self.windows[position].slices(part)
             self.values[position][:, rows, columns] = pixels[:, *read.box.slices(part)]
