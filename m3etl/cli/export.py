@@ -30,7 +30,19 @@ from m3etl.cli.options import Settings, earthengine_options
     default="",
     help="Try again only what failed as this kind or with this text in the reason (`m3etl status` lists them).",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would be requested, and its size; request nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be requested, its size and cost; request nothing.")
+@click.option(
+    "--pilot",
+    type=click.IntRange(min=8),
+    metavar="N",
+    help="First export N chips aside with every request profiled, so that the cost of the rest is known.",
+)
+@click.option(
+    "--budget-eecu-hours",
+    type=click.FloatRange(min=0),
+    metavar="H",
+    help="EECU-hours that all exports of this campaign may spend; ends cleanly when the upper bound reaches it.",
+)
 @earthengine_options
 @click.pass_obj
 def command(
@@ -43,6 +55,8 @@ def command(
     retry_failed: bool,
     only: str,
     dry_run: bool,
+    pilot: int | None,
+    budget_eecu_hours: float | None,
     ee_url: str | None,
     ee_project: str | None,
     archive: str | None,
@@ -72,6 +86,8 @@ def command(
         retry_failed=retry_failed,
         only=only,
         dry_run=dry_run,
+        pilot=pilot,
+        budget_eecu_hours=budget_eecu_hours,
     )
     write_summaries(settings, [*summaries, summary])
     return require_success([summary])

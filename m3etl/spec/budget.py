@@ -23,13 +23,12 @@ _quantile = 2.3263479
 
 assumed_rounds = 2.5  # measured on the planet: two questions per chip and some repeated for other years
 assumed_stored_share = 0.6  # compressed size of a shard against its raw values, measured on the planet
-planning_lanes = ("scenes", "companions")
-pixel_lane = "pixels"
+planning_lane, pixel_lane, batch_lane = "planning", "pixels", "batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One profiled request. units: its size, in chips asked about or in bytes counted; eecu_s: EECU-seconds."""
+    """One profiled request. units: its size (questions about chips, bytes of pixels, tasks); eecu_s: EECU-seconds."""
 
     lane: str
     units: float
@@ -38,7 +37,7 @@ class Sample:
 
 @dataclass(slots=True)
 class LaneCost:
-    """What the requests of one lane (scenes, companions, pixels, batch) have cost and will cost.
+    """What the requests of one lane (planning, pixels, batch) have cost and will cost.
 
     requests, units: all that were sent; samples: (units, EECU-seconds) of those that were profiled.
     """
@@ -79,17 +78,16 @@ class LaneCost:
 
     def spent_s(self) -> float:
         """EECU-seconds of what was sent: measured where profiled, expected elsewhere; 0 without any sample."""
-        unprofiled = self._unprofiled()
-        return sum(cost for _, cost in self.samples) + (self.expected_s(unprofiled) if self.samples else 0.0)
+        return self._fitted().total_s + self.expected_s(self._unprofiled())
 
     def spent_upper_s(self, *, further_units: float = 0.0) -> float:
         """Upper bound of what was sent and of `further_units` more; twice the expectation while no bound is known."""
         unprofiled = self._unprofiled() + further_units
         upper = self.upper_s(unprofiled) if self.is_known else 2 * self.expected_s(unprofiled)
-        return sum(cost for _, cost in self.samples) + upper
+        return self._fitted().total_s + upper
 
     def _unprofiled(self) -> float:
-        return max(0.0, self.units - sum(units for units, _ in self.samples))
+        return max(0.0, self.units - self._fitted().total_units)
 
     def _fitted(self) -> _Fit:
         if self._fit is None:
@@ -104,6 +102,7 @@ class _Fit:
     count: int
     per_unit: float
     total_units: float
+    total_s: float
     residual_s: float
     skew_s: float
     quantile: float
@@ -116,15 +115,16 @@ class _Fit:
 
 def _fit(samples: Sequence[tuple[float, float]]) -> _Fit:
     if not samples:
-        return _Fit(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        return _Fit(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     units, cost = np.array(samples, dtype=np.float64).T
-    count, total = len(samples), float(units.sum())
-    per_unit = float(cost.sum()) / total if total else 0.0
+    count, total, total_s = len(samples), float(units.sum()), float(cost.sum())
+    per_unit = total_s / total if total else 0.0
     residual = cost - per_unit * units
     variance = float((residual**2).sum()) / max(1, count - 1)
     # Johnson's correction of the t interval for skewed costs (Journal of the American Statistical Association 73, 1978)
     skew = float((residual**3).mean()) / (6 * variance * count) if variance > 0 else 0.0
-    return _Fit(count, per_unit, total, math.sqrt(variance), max(0.0, skew), _student(_quantile, max(1, count - 1)))
+    quantile = _student(_quantile, max(1, count - 1))
+    return _Fit(count, per_unit, total, total_s, math.sqrt(variance), max(0.0, skew), quantile)
 
 
 def _student(z: float, freedom: int) -> float:
@@ -143,11 +143,12 @@ def _student(z: float, freedom: int) -> float:
 class Figures:
     """What earlier requests of a campaign have shown: the cost of every lane, and sizes.
 
-    source: where the figures come from, in words; chips: landed chips that they stand for; bytes_down: received for
-    them; stored_bytes_per_chip: on disk, 0 where nothing is stored yet.
+    source: where the figures come from, in words; planned, chips: chips that were planned and that have landed;
+    bytes_down: received for these; stored_bytes_per_chip: on disk, 0 where nothing is stored yet.
     """
 
     source: str = ""
+    planned: int = 0
     chips: int = 0
     bytes_down: float = 0.0
     stored_bytes_per_chip: float = 0.0
@@ -160,6 +161,7 @@ class Figures:
     def merge(self, other: Figures) -> None:
         """Take in what other requests have shown."""
         self.source = " and ".join(item for item in (self.source, other.source) if item)
+        self.planned += other.planned
         self.chips += other.chips
         self.bytes_down += other.bytes_down
         self.stored_bytes_per_chip = self.stored_bytes_per_chip or other.stored_bytes_per_chip
@@ -170,6 +172,11 @@ class Figures:
         """Take in profiled requests."""
         for sample in samples:
             self.lane(sample.lane).add(sample.units, sample.eecu_s)
+
+    def per_chip(self, name: str) -> float:
+        """Units of a lane per chip that was planned (planning) or has landed (pixels, batch)."""
+        chips = self.planned if name == planning_lane else self.chips
+        return self.lanes[name].units / chips if chips and name in self.lanes else 0.0
 
     def spent_s(self) -> float:
         """EECU-seconds spent so far, as far as anything was profiled."""
@@ -183,6 +190,7 @@ class Figures:
 def estimate(
     *,
     chips: int,
+    unplanned: int | None = None,
     specs: Sequence[ArraySpec],
     chip_m: float,
     chip_px: int,
@@ -191,8 +199,8 @@ def estimate(
     check_every: int,
     figures: Figures | None = None,
 ) -> dict[str, Any]:
-    """What an export of `chips` more chips takes: requests, bytes, the seconds that the quota makes it take at least,
-    EECU-hours and the months of each tier.
+    """What an export of `chips` more chips takes, `unplanned` of them (all by default) still without scenes: requests,
+    bytes, the seconds that the quota makes it take at least, EECU-hours and the months of each tier.
 
     Sizes and compute are those of `figures` where there are any; without them sizes follow from the declarations and
     compute is unknown (None).
@@ -200,8 +208,9 @@ def estimate(
     known = figures or Figures()
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
     pixel_requests = _pixel_requests(chips, rasters, chip_px, known)
-    rounds = _per_chip(known, planning_lanes) or assumed_rounds
-    planning_requests = math.ceil(rounds * chips / max(1, plan_batch))
+    unplanned = chips if unplanned is None else unplanned
+    rounds = known.per_chip(planning_lane) or assumed_rounds
+    planning_requests = math.ceil(rounds * unplanned / max(1, plan_batch))
     requests = pixel_requests + planning_requests
     return {
         "chips": chips,
@@ -209,11 +218,11 @@ def estimate(
         "requests per chip": round(requests / chips, 3) if chips else None,
         **_bytes(chips, specs, rasters, chip_m, chip_px, check_every, known),
         "seconds at the quota": round(requests / requests_per_second, 1),
-        **compute_facts(chips, known),
+        **compute_facts(chips, unplanned, known),
     }
 
 
-def compute_facts(chips: int, known: Figures) -> dict[str, Any]:
+def compute_facts(chips: int, unplanned: int, known: Figures) -> dict[str, Any]:
     """EECU-hours of so many more chips with their upper bound and source, and the months of each tier they fill."""
     lanes = {name: lane for name, lane in known.lanes.items() if lane.units > 0}
     unmeasured = sorted(name for name, lane in lanes.items() if not lane.is_known)
@@ -221,9 +230,9 @@ def compute_facts(chips: int, known: Figures) -> dict[str, Any]:
         missing = f" of {' and '.join(unmeasured)}" if unmeasured else ""
         reason = f"unknown: fewer than {least_samples} profiled requests{missing}; measure them with --pilot"
         return {"EECU-hours": None, "EECU-hours (95 % upper bound)": None, "EECU figures from": reason}
-    share = chips / known.chips
-    expected = sum(lane.expected_s(lane.units * share) for lane in lanes.values()) / hour_s
-    upper = sum(lane.upper_s(lane.units * share) for lane in lanes.values()) / hour_s
+    units = {name: known.per_chip(name) * (unplanned if name == planning_lane else chips) for name in lanes}
+    expected = sum(lane.expected_s(units[name]) for name, lane in lanes.items()) / hour_s
+    upper = sum(lane.upper_s(units[name]) for name, lane in lanes.items()) / hour_s
     samples = sum(len(lane.samples) for lane in lanes.values())
     return {
         "EECU-hours": _significant(expected),
@@ -239,11 +248,6 @@ def compute_facts(chips: int, known: Figures) -> dict[str, Any]:
             for name, hours in tiers.items()
         ],
     }
-
-
-def _per_chip(known: Figures, lanes: Iterable[str]) -> float:
-    """Units of these lanes per landed chip."""
-    return sum(known.lanes[name].units for name in lanes if name in known.lanes) / known.chips if known.chips else 0.0
 
 
 def _pixel_requests(chips: int, rasters: Sequence[ArraySpec], chip_px: int, known: Figures) -> int:

@@ -22,10 +22,12 @@ from m3etl.io.earthengine import Session
 from m3etl.io.exports import Exports, ExportService, Operation, folder_of, most_queued
 from m3etl.io.flow import FlowCounts, FlowStopped
 from m3etl.io.ledger import ChipRecord, Ledger
+from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.objects import Bucket, BucketPlace, embedded_bucket, open_bucket, parse_bucket
 from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 from m3etl.io.pixels import PixelJob, WholeChip
 from m3etl.io.tasks import TaskRecord, Tasks, TaskState, open_tasks
+from m3etl.spec.budget import batch_lane
 from m3etl.spec.exporttasks import TaskChip, cells_a_side, halves, plan_tasks, tile_of, without
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.spec.modality import Shape
@@ -62,6 +64,7 @@ class BatchLane:
         progress: Progress,
         stop: threading.Event,
         base_wait_s: float = 1.0,
+        meter: Metering | None = None,
     ) -> None:
         self._campaign = campaign
         self._ledger = ledger
@@ -73,6 +76,7 @@ class BatchLane:
         self._progress = progress
         self._stop = stop
         self._base_wait_s = base_wait_s
+        self._meter = meter or Unmetered()
         self._landing = Landing(campaign.raw_path, ledger, layout, hand_over)
         self._rasters = {name: spec for name, spec in layout.specs.items() if spec.shape is Shape.RASTER}
         self._cells = cells_a_side(
@@ -259,6 +263,7 @@ class BatchLane:
             )
         elif operation.failure is None:
             self._tasks.exported(record.job, eecu_seconds=operation.eecu_seconds)
+            self._meter.charge(batch_lane, 1.0, operation.eecu_seconds)
         elif operation.bucket_refused:
             self._tasks.try_again(record.job, str(operation.failure.kind), operation.failure.message)
             raise RemoteError(

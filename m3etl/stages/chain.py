@@ -187,9 +187,27 @@ def reread(campaign: Campaign) -> Campaign:
 
 
 def export_pixels(campaign: Campaign, progress: Progress, **selection: Any) -> Summary:
-    """Run `export` in a session of its own; `selection` is passed on (region, modalities, retry_failed, dry_run)."""
+    """Run `export` in a session of its own; `selection` is passed on (region, modalities, retry_failed, dry_run ...).
+
+    pilot: chips of a pilot that is profiled first.
+    """
     from m3etl.stages.export import run_export
 
+    chips = selection.pop("pilot", None)
+    if chips is not None:
+        from m3etl.stages.pilot import run_pilot
+
+        with open_source(campaign) as session:
+            run_pilot(
+                campaign,
+                session=session,
+                chips=chips,
+                progress=progress,
+                region=selection.get("region"),
+                modalities=selection.get("modalities", ()),
+                s2=selection.get("s2"),
+                budget_eecu_hours=selection.get("budget_eecu_hours"),
+            )
     if selection.get("dry_run"):
         return run_export(campaign, session=None, progress=progress, **selection)
     with open_source(campaign) as session:

@@ -17,6 +17,7 @@ from m3etl.errors import InputError
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import Chosen, Ledger, open_ledger
+from m3etl.stages.budget import make_meter, over_budget, read_figures
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.fetching import Lane, PixelLane, SealingThread
 from m3etl.stages.layout import Layout, fix_layout, with_catalogue
@@ -46,6 +47,7 @@ def run_export(
     retry_failed: bool = False,
     only: str = "",
     dry_run: bool = False,
+    budget_eecu_hours: float | None = None,
     progress: Progress,
     base_wait_s: float = 1.0,
 ) -> Summary:
@@ -54,13 +56,14 @@ def run_export(
     The arrays are fixed by the first export, and `s2` (auto, l2a, l1c or both; as configured without one) with them.
     lane: pixels or batch, `bucket`: where batch exports go (gs://NAME/prefix); as configured without them.
     `dry_run` sends nothing and needs no session. `retry_failed` takes chips up again that had failed for good, and
-    `only` limits the run to those that failed as this kind or with this text in the reason. base_wait_s: first
+    `only` limits the run to those that failed as this kind or with this text in the reason. budget_eecu_hours: what all
+    runs of the campaign may spend; the run ends cleanly when the upper bound of its cost reaches it. base_wait_s: first
     back-off after a failure. `failed` of the summary counts quarantined chips, `errors` their reasons; everything else
     is sealed.
 
     Raises NothingSelectedError where no planned chip lies in the region, InputError for arrays that were not part of
-    the first export, RemoteError where the service refuses or does not answer, KeyboardInterrupt after Ctrl-C, when
-    what was in flight has landed.
+    the first export, BudgetError where the budget is used up (what landed is kept), RemoteError where the service
+    refuses or does not answer, KeyboardInterrupt after Ctrl-C, when what was in flight has landed.
     """
     options = campaign.config.export
     campaign = campaign.with_config(
@@ -75,7 +78,7 @@ def run_export(
         ledger = open_ledger(campaign.ledger_path)
         try:
             ledger.chosen = chosen
-            export = _Export(campaign, session, ledger, progress, base_wait_s)
+            export = _Export(campaign, session, ledger, progress, base_wait_s, budget_eecu_hours)
             return export.run(modalities, retry_failed=retry_failed or bool(only))
         finally:
             ledger.close()
@@ -85,7 +88,13 @@ class _Export:
     """One run: planning, pixels, sealing. The coordinating thread is the caller's."""
 
     def __init__(
-        self, campaign: Campaign, session: Session, ledger: Ledger, progress: Progress, base_wait_s: float
+        self,
+        campaign: Campaign,
+        session: Session,
+        ledger: Ledger,
+        progress: Progress,
+        base_wait_s: float,
+        budget_eecu_hours: float | None,
     ) -> None:
         self._campaign = campaign
         self._session = session
@@ -95,6 +104,8 @@ class _Export:
         self._planning = FlowCounts()
         self._pixels = FlowCounts()
         self._stop = threading.Event()
+        self._budget_eecu_hours = budget_eecu_hours
+        self._meter = make_meter(campaign, session, ledger, budget_eecu_hours=budget_eecu_hours, on_over=self._stop.set)
         self._started = time.monotonic()
         self._landed = 0
         self._bytes = 0
@@ -114,6 +125,9 @@ class _Export:
             finally:
                 self._record_run()
                 write_rows_to_plan(self._campaign, [self._ledger])
+        if self._budget_eecu_hours is not None and self._meter.over:
+            outcome = f"{self._landed} chips landed in this run"
+            raise over_budget(read_figures(self._campaign, self._ledger), self._budget_eecu_hours, outcome)
         if self._stop.is_set():
             raise KeyboardInterrupt
         return self._summary()
@@ -148,6 +162,7 @@ class _Export:
             years=config.sample.years,
             must_have_scene=config.sample.strategy == "biome",
             counts=self._planning,
+            meter=self._meter,
             stop=self._stop,
             on_planned=lambda count: self._progress.advance(count, requests=self._planning.requests),
             base_wait_s=self._base_wait_s,
@@ -186,6 +201,7 @@ class _Export:
             "progress": self._progress,
             "stop": self._stop,
             "base_wait_s": self._base_wait_s,
+            "meter": self._meter,
         }
         if self._campaign.config.export.lane == "batch":
             from m3etl.stages.batch import open_batch_lane
@@ -195,11 +211,18 @@ class _Export:
         return contextlib.closing(PixelLane(**shared))
 
     def _record_run(self) -> None:
+        self._meter.close()
+        if self._session.restricted:
+            self._progress.say(
+                "Earth Engine is in restricted mode: the project's EECU-hours of this month are used up, and requests "
+                "are worked on with less force until the next month begins"
+            )
         seconds = time.monotonic() - self._started
         self._ledger.add_totals(
             {
                 "planning_requests": self._planning.requests,
                 "pixel_requests": self._pixels.requests,
+                "profile_requests": self._meter.requests,
                 "retries": self._planning.retries + self._pixels.retries,
                 "bytes": self._bytes,
                 "seconds": seconds,
@@ -215,6 +238,8 @@ class _Export:
             landed=self._landed,
             nbytes=self._bytes,
             seconds=time.monotonic() - self._started,
+            profiles=self._meter.requests,
+            restricted=self._session.restricted,
         )
         return summarise(self._campaign, self._ledger, outcome, self._progress)
 
@@ -240,4 +265,12 @@ def _draining(stop: threading.Event, progress: Progress) -> Iterator[None]:
 
 
 def _dry_run(campaign: Campaign, chosen: Chosen, modalities: Sequence[str]) -> Summary:
-    return dry_run(campaign, count_planned(campaign, chosen), modalities)
+    chips = count_planned(campaign, chosen)
+    if not campaign.ledger_path.exists():
+        return dry_run(campaign, None, chips, modalities)
+    ledger = open_ledger(campaign.ledger_path, to_read=True)
+    try:
+        ledger.chosen = chosen
+        return dry_run(campaign, ledger, chips, modalities)
+    finally:
+        ledger.close()

@@ -10,7 +10,7 @@ from m3etl.campaign import Campaign
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.outcomes import Kind, retry_may_help
-from m3etl.spec.budget import estimate
+from m3etl.stages.budget import dry_run_facts
 from m3etl.stages.layout import wanted_specs
 from m3etl.stages.summary import Progress, Summary
 
@@ -20,13 +20,17 @@ stored_states = (ChipState.SEALED, ChipState.LANDED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one run did: counts of both flows, chips landed, bytes received."""
+    """What one run did: counts of both flows, chips landed, bytes received, profiles asked for, whether Earth Engine
+    was in restricted mode.
+    """
 
     planning: FlowCounts
     pixels: FlowCounts
     landed: int
     nbytes: int
     seconds: float
+    profiles: int = 0
+    restricted: bool = False
 
 
 def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Progress) -> Summary:
@@ -37,7 +41,7 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
     if any(Kind(kind) in retry_may_help for kind, _, _ in failures):
         progress.say("some chips failed for reasons that may pass: try them with `m3etl export --retry-failed`")
     planning, pixels = outcome.planning, outcome.pixels
-    requests = planning.requests + pixels.requests
+    requests = planning.requests + pixels.requests + outcome.profiles
     facts: dict[str, Any] = {
         "chips": done,
         "new chips": outcome.landed,
@@ -48,6 +52,7 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         "retries": planning.retries + pixels.retries,
         "refused for rate": planning.outcomes[Kind.RATE] + pixels.outcomes[Kind.RATE],
         "peak in flight": pixels.peak_in_flight,
+        **({"restricted mode": True} if outcome.restricted else {}),
     }
     if campaign.config.sample.strategy == "biome":
         facts["biomes"] = _biome_rows(tally)
@@ -66,18 +71,9 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
     )
 
 
-def dry_run(campaign: Campaign, chips: int, modalities: Sequence[str]) -> Summary:
-    """What an export of so many chips would ask for; nothing is sent."""
-    config = campaign.config.export
-    figures = estimate(
-        chips=chips,
-        specs=wanted_specs(config, modalities),
-        chip_m=campaign.chip_m,
-        chip_px=campaign.config.sample.chip_px,
-        plan_batch=config.plan_batch,
-        requests_per_second=config.requests_per_second,
-        check_every=config.check_every,
-    )
+def dry_run(campaign: Campaign, ledger: Ledger | None, chips: int, modalities: Sequence[str]) -> Summary:
+    """What an export of so many chips would still ask for; nothing is sent."""
+    figures = dry_run_facts(campaign, wanted_specs(campaign.config.export, modalities), ledger, chips=chips)
     return Summary(stage="export", skipped=chips, facts={"dry run": "nothing was requested", **figures})
 
 

@@ -15,9 +15,11 @@ from m3etl.io.bodies import RequestBodies
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
 from m3etl.io.ledger import LandedChip, Ledger
+from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.pixels import Chips, PixelJob, PixelRequest, WholeChip
 from m3etl.io.segments import SegmentWriter
+from m3etl.spec.budget import pixel_lane
 from m3etl.spec.modality import Shape
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
@@ -55,6 +57,7 @@ class PixelLane:
         progress: Progress,
         stop: threading.Event,
         base_wait_s: float = 1.0,
+        meter: Metering | None = None,
     ) -> None:
         self._campaign = campaign
         self._base_wait_s = base_wait_s
@@ -65,6 +68,7 @@ class PixelLane:
         self._counts = counts
         self._progress = progress
         self._stop = stop
+        self._meter = meter or Unmetered()
         self._writer = SegmentWriter(campaign.raw_path)
         self._chips = Chips(fail=self._fail)
         self._bodies = RequestBodies()
@@ -117,7 +121,9 @@ class PixelLane:
             after = records[-1].row
 
     def _send(self, request: PixelRequest) -> tuple[bytes, dict[str, float]]:
-        body = self._session.compute_pixels(self._bodies.body(request))
+        sent = self._bodies.body(request)
+        with self._meter.request(pixel_lane, request.nbytes):
+            body = self._session.compute_pixels(sent)
         return body, read_answer(request, body)
 
     def _land(self, answers: Sequence[tuple[PixelRequest, Any]]) -> None:
@@ -157,6 +163,7 @@ class PixelLane:
             "retries": counts.retries,
             "refused": counts.outcomes[Kind.RATE],
             "MB": round(self.nbytes / 1e6, 1),
+            **({"mode": "restricted"} if self._session.restricted else {}),
         }
 
 

@@ -21,9 +21,11 @@ from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
 from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import Ledger, PlannedChip
+from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Wanted, question_expression, read_question
 from m3etl.io.recipes import ChipGrid
+from m3etl.spec.budget import planning_lane
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
@@ -128,6 +130,7 @@ class ScenePlanner:
         stop: threading.Event,
         on_planned: Callable[[int], None],
         base_wait_s: float = 1.0,
+        meter: Metering | None = None,
         journal: Path | None = None,
         block_chips: int = 1,
     ) -> None:
@@ -145,6 +148,7 @@ class ScenePlanner:
         self._stop = stop
         self._on_planned = on_planned
         self._base_wait_s = base_wait_s
+        self._meter = meter or Unmetered()
         self._journal = AnswerJournal(journal) if journal is not None else None
         self._block_chips = block_chips
         self._size = _BatchSize(config.plan_batch)
@@ -275,7 +279,8 @@ class ScenePlanner:
             candidates=self._config.candidates,
             gap_days=self._config.s1_max_gap_days,
         )
-        answer = self._session.compute_value(expression)
+        with self._meter.request(planning_lane, len(question.items)):
+            answer = self._session.compute_value(expression)
         try:
             return read_question(wanted, anchored, self._specs, answer)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

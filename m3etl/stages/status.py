@@ -8,6 +8,7 @@ from m3etl.campaign import Campaign
 from m3etl.errors import NothingSelectedError
 from m3etl.io.ledger import ChipState, Ledger, open_ledger
 from m3etl.io.plan import count_plan
+from m3etl.stages.budget import read_figures, spent_facts
 from m3etl.stages.summary import Summary
 
 
@@ -23,19 +24,19 @@ def read_status(campaign: Campaign) -> Summary:
         return Summary(stage="status", facts={"chips in the plan": planned, "state": "nothing is exported yet"})
     ledger = open_ledger(campaign.ledger_path)
     try:
-        return _summary(ledger, planned)
+        return _summary(campaign, ledger, planned)
     finally:
         ledger.close()
 
 
-def _summary(ledger: Ledger, planned: int) -> Summary:
+def _summary(campaign: Campaign, ledger: Ledger, planned: int) -> Summary:
     counts = ledger.counts()
     totals = ledger.totals()
     shards, sealed = ledger.shard_counts()
     waiting = counts.get(ChipState.PLANNED, 0)
     last = ledger.read_meta("last_run") or {}
     rate = last.get("chips", 0) / last["seconds"] if last.get("seconds") else 0.0
-    requests = int(totals.get("planning_requests", 0) + totals.get("pixel_requests", 0))
+    requests = int(sum(totals.get(f"{kind}_requests", 0) for kind in ("planning", "pixel", "profile")))
     final = sum(counts.get(state, 0) for state in (ChipState.LANDED, ChipState.SEALED))
     facts: dict[str, Any] = {
         "chips in the plan": planned,
@@ -46,6 +47,7 @@ def _summary(ledger: Ledger, planned: int) -> Summary:
         "requests per chip": round(requests / final, 3) if final else None,
         "bytes received": int(totals.get("bytes", 0)),
         "retries": int(totals.get("retries", 0)),
+        **spent_facts(read_figures(campaign, ledger)),
         "chips per second (last run)": round(rate, 2) if rate else None,
         "seconds left": round(waiting / rate) if rate and waiting else (0 if not waiting else None),
     }

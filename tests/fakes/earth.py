@@ -12,7 +12,8 @@ import io
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,9 @@ class FakeEarth:
     requests: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     high_volume: bool = False
+    restricted: bool = False
+    profiles: int = 0
+    eecu_s: float = 1.0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def use_high_volume(self) -> None:
@@ -76,6 +80,18 @@ class FakeEarth:
 
     def use_standard(self) -> None:
         self.high_volume = False
+
+    @contextmanager
+    def profiled(self) -> Iterator[list[str]]:
+        with self._lock:
+            self.profiles += 1
+            name = str(self.profiles)
+        yield [name]
+
+    def eecu_seconds(self, profile_id: str) -> float:
+        with self._lock:
+            self.requests += 1
+        return self.eecu_s * (0.5 + fraction("profile", profile_id))
 
     def compute_value(self, question: Question, tag: str = "") -> Any:
         self._count("plan", question)

@@ -20,7 +20,7 @@ def lane_of(costs, units=1.0) -> LaneCost:
 
 
 def figures_of(costs, *, chips: int, requests: int, lane: str = "pixels") -> Figures:
-    figures = Figures(source="a pilot", chips=chips)
+    figures = Figures(source="a pilot", planned=chips, chips=chips)
     figures.lane(lane).requests = requests
     figures.lane(lane).units = float(requests)
     figures.add(Sample(lane=lane, units=1.0, eecu_s=float(cost)) for cost in costs)
@@ -72,7 +72,7 @@ def test_what_was_spent_before_a_bound_is_known_counts_twice():
 
 
 def test_months_of_every_tier():
-    facts = compute_facts(1_000_000, figures_of([3.6] * 20, chips=20, requests=21))
+    facts = compute_facts(1_000_000, 0, figures_of([3.6] * 20, chips=20, requests=21))
     assert facts["EECU-hours"] == pytest.approx(1050.0)
     assert facts["EECU-hours (95 % upper bound)"] == pytest.approx(1050.0)
     assert facts["EECU figures from"] == "a pilot: 20 profiled requests, 20 chips"
@@ -84,10 +84,10 @@ def test_months_of_every_tier():
 
 
 def test_too_few_profiles_are_no_estimate():
-    facts = compute_facts(10, figures_of([1.0] * 4, chips=20, requests=20))
+    facts = compute_facts(10, 10, figures_of([1.0] * 4, chips=20, requests=20))
     assert facts["EECU-hours"] is None
     assert "of pixels" in facts["EECU figures from"]
-    assert "--pilot" in compute_facts(10, Figures())["EECU figures from"]
+    assert "--pilot" in compute_facts(10, 10, Figures())["EECU figures from"]
 
 
 def test_sizes_come_from_figures_where_there_are_any():
@@ -99,13 +99,14 @@ def test_sizes_come_from_figures_where_there_are_any():
         len(spec.bands) * np.dtype(spec.dtype).itemsize for spec in specs
     )
     figures = figures_of([1.0] * 5, chips=100, requests=110)
-    figures.lane("scenes").requests, figures.lane("scenes").units = 4, 150.0
+    figures.lane("planning").requests, figures.lane("planning").units = 4, 150.0
     figures.bytes_down, figures.stored_bytes_per_chip = 5e6, 2e4
     known = estimate(chips=1000, check_every=0, figures=figures, **options)
     assert known["requests"] == 1100 + 30
     assert known["bytes down (estimate)"] == 50_000_000
     assert known["bytes on disk (estimate)"] == 20_000_000
     assert known["seconds at the quota"] == pytest.approx(11.3)
+    assert estimate(chips=1000, unplanned=0, check_every=0, figures=figures, **options)["requests"] == 1100
 
 
 def test_figures_add_up():

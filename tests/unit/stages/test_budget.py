@@ -1,0 +1,132 @@
+"""The budget of a campaign: dry runs with figures, pilots that leave nothing behind, runs that end at the budget."""
+
+from __future__ import annotations
+
+import pytest
+from fakes.earth import FakeEarth, install
+
+from m3etl.campaign import open_campaign
+from m3etl.errors import BudgetError, DamagedError, InputError
+from m3etl.io.ledger import open_ledger
+from m3etl.stages.budget import pilot_name, read_pilot
+from m3etl.stages.export import run_export
+from m3etl.stages.pilot import run_pilot
+from m3etl.stages.status import read_status
+from m3etl.stages.summary import SilentProgress
+from tests.unit.stages.test_export import content, export, make_campaign, make_plan
+
+chips = 60
+
+
+@pytest.fixture(autouse=True)
+def _questions(monkeypatch):
+    install(monkeypatch)
+
+
+def pilot(campaign, earth, count=12, **options):
+    options = {"progress": SilentProgress(), "base_wait_s": 0.002, **options}
+    return run_pilot(open_campaign(campaign.root), session=earth, chips=count, **options)
+
+
+def dry_run(campaign):
+    summary = run_export(open_campaign(campaign.root), session=None, dry_run=True, progress=SilentProgress())
+    return summary.facts
+
+
+def test_without_figures_the_cost_is_unknown_and_says_how_to_measure_it(tmp_path):
+    facts = dry_run(make_campaign(tmp_path / "c", make_plan(chips)))
+    assert facts["chips"] == chips
+    assert facts["EECU-hours"] is None
+    assert "--pilot" in facts["EECU figures from"]
+    assert "EECU-hours spent" not in facts
+
+
+def test_a_pilot_tells_the_cost_and_leaves_nothing_else(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips))
+    earth = FakeEarth(eecu_s=36.0)
+    pilot(campaign, earth)
+    assert {path.name for path in campaign.root.iterdir()} == {"campaign.toml", "chips.parquet", pilot_name, ".lock"}
+    figures = read_pilot(campaign)
+    assert figures.chips == 12
+    assert len(figures.lanes["pixels"].samples) == figures.lanes["pixels"].requests == 12
+    assert earth.calls["pixels"] == 12
+    facts = dry_run(campaign)
+    per_chip_h = 36.0 * (12 + figures.lanes["planning"].requests) / 12 / 3600
+    assert facts["EECU-hours"] == pytest.approx(chips * per_chip_h, rel=0.5)
+    assert facts["EECU-hours"] < facts["EECU-hours (95 % upper bound)"] < 3 * facts["EECU-hours"]
+    assert facts["EECU figures from"].startswith("a pilot")
+    assert facts["bytes down (estimate)"] > 0
+    assert facts["EECU-hours spent"] == pytest.approx(figures.spent_s() / 3600, rel=0.01)
+    assert [row["tier"] for row in facts["months of a tier"]] == ["Community", "Contributor", "Partner"]
+
+
+def test_a_pilot_does_not_change_what_is_stored(tmp_path):
+    plain, piloted = (make_campaign(tmp_path / name, make_plan(chips)) for name in ("a", "b"))
+    export(plain, FakeEarth())
+    pilot(piloted, FakeEarth())
+    export(piloted, FakeEarth())
+    assert content(piloted.root) == content(plain.root)
+    spent = read_status(open_campaign(piloted.root)).facts
+    assert spent["requests profiled"] >= 12
+    assert spent["EECU-hours spent"] < spent["EECU-hours spent (95 % upper bound)"]
+
+
+def test_a_tiny_pilot_is_refused_and_a_damaged_one_named(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips))
+    with pytest.raises(InputError, match="says too little"):
+        pilot(campaign, FakeEarth(), count=7)
+    (campaign.root / pilot_name).write_text("{}")
+    with pytest.raises(DamagedError, match=pilot_name):
+        dry_run(campaign)
+
+
+def test_a_run_ends_at_its_budget_and_goes_on_with_a_larger_one(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips), max_in_flight=2)
+    earth = FakeEarth(eecu_s=36.0)  # a hundredth of an hour per request
+    with pytest.raises(BudgetError, match="used up") as caught:
+        export(campaign, earth, budget_eecu_hours=0.6)
+    assert "--budget-eecu-hours" in caught.value.hint
+    assert caught.value.exit_code == 2
+    before = earth.calls["pixels"]
+    assert 10 < before < chips
+    status = read_status(open_campaign(campaign.root)).facts
+    assert status["sealed"] + status["landed"] == before, "everything that came has landed"
+    assert status["EECU-hours spent (95 % upper bound)"] <= 0.6
+    with pytest.raises(BudgetError, match="nothing was sent"):
+        export(campaign, earth, budget_eecu_hours=0.3)
+    assert earth.calls["pixels"] == before
+    left = dry_run(campaign)
+    assert left["chips left"] == chips - before
+    assert left["EECU figures from"].startswith("the runs so far")
+    summary = export(campaign, earth, budget_eecu_hours=5.0)
+    assert summary.done == chips
+    assert earth.calls["pixels"] == chips
+
+
+def test_a_budget_of_nothing_sends_nothing(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips))
+    earth = FakeEarth()
+    with pytest.raises(BudgetError, match="nothing was sent"):
+        export(campaign, earth, budget_eecu_hours=0.0)
+    assert earth.requests == 0
+
+
+def test_a_pilot_keeps_to_the_budget_and_counts_when_it_is_broken_off(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips), max_in_flight=2)
+    with pytest.raises(BudgetError):
+        pilot(campaign, FakeEarth(eecu_s=36.0), count=40, budget_eecu_hours=0.4)
+    assert 0 < read_pilot(campaign).spent_s() / 3600 <= 0.4
+    with pytest.raises(BudgetError, match="nothing was sent"):
+        pilot(campaign, FakeEarth(), budget_eecu_hours=0.05)
+
+
+def test_one_request_in_so_many_is_profiled_and_kept(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips), profile_every=10)
+    earth = FakeEarth()
+    summary = export(campaign, earth)
+    ledger = open_ledger(campaign.ledger_path)
+    samples = ledger.profiles()
+    ledger.close()
+    assert sum(sample.lane == "pixels" for sample in samples) == chips // 10
+    assert earth.profiles == len(samples)
+    assert summary.facts["requests"] == earth.requests, "asking for profiles counts as requests"
