@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from m3etl.io.layout import StoreLayout, chip_columns, read_layout, shard_path
 from m3etl.io.shards import write_file
 from m3etl.spec.catalog import catalogue_digest
 
+most_threads = 16
 Known = dict[str, list[Any]]  # file in the store -> size, time of change in nanoseconds, sha256
 
 
@@ -24,21 +27,31 @@ def dataset_id(path: Path) -> str:
     """
     layout = read_layout(path)
     memory = path.with_name(f".{path.name}.checksums.json")
-    known, seen = _read_known(memory), Known()
+    known = _read_known(memory)
+    files = sorted(_files(path, layout))
+    with ThreadPoolExecutor(min(most_threads, len(os.sched_getaffinity(0)))) as pool:
+        entries = list(pool.map(lambda item: _entry(item[2], known.get(str(item[2].relative_to(path)))), files))
     total = hashlib.sha256(catalogue_digest(layout.specs.values()).encode())
-    for name, shard, file in sorted(_files(path, layout)):
-        with contextlib.suppress(FileNotFoundError):
-            key = str(file.relative_to(path))
-            status = file.stat()
-            entry = known.get(key)
-            if entry is None or entry[:2] != [status.st_size, status.st_mtime_ns]:
-                entry = [status.st_size, status.st_mtime_ns, _file_digest(file)]
-            seen[key] = entry
+    seen: Known = {}
+    for (name, shard, file), entry in zip(files, entries, strict=True):
+        if entry is not None:
+            seen[str(file.relative_to(path))] = entry
             total.update(f"\n{name} {shard} {entry[2]}".encode())
     if seen != known:
         with contextlib.suppress(OSError):  # a read-only place only costs the time to read again
             write_file(memory, json.dumps(seen).encode())
     return total.hexdigest()
+
+
+def _entry(file: Path, known: list[Any] | None) -> list[Any] | None:
+    """Size, time of change and sha256 of a file; None where there is none."""
+    try:
+        status = file.stat()
+        if known is not None and known[:2] == [status.st_size, status.st_mtime_ns]:
+            return known
+        return [status.st_size, status.st_mtime_ns, _file_digest(file)]
+    except FileNotFoundError:
+        return None
 
 
 def _files(path: Path, layout: StoreLayout) -> Iterator[tuple[str, int, Path]]:

@@ -14,6 +14,8 @@ import tensorstore
 import xarray
 import zarr
 from fakes.chips import chip_m, few_specs, make_chips, make_store, stored_or_fill
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from m3etl.io import sealing
 from m3etl.io.frames import is_planar
@@ -101,6 +103,61 @@ def check_nothing_is_half(path, chips):
     if names[0]:
         assert sealed == {spec.name for spec in few_specs}
     xarray.open_datatree(path, engine="zarr").load()
+
+
+def test_open_handles_of_others_outlive_a_new_generation(tmp_path):
+    chips = make_store(tmp_path / "s", few_specs[:1], count=4)
+    name = few_specs[0].name
+    old = zarr.open_array(tmp_path / "s" / name / "data", mode="r")
+    kvstore = {"driver": "file", "path": f"{tmp_path}/s/{name}/data"}
+    older = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}, read=True).result()
+    lazy = xarray.open_zarr(tmp_path / "s", group=name, mask_and_scale=False, chunks={"chip": 4})["data"]
+    expected = np.stack([stored_or_fill(chip, few_specs[0]) for chip in chips])
+    later = make_chips(few_specs[:1], 3, first_row=4)
+    seal_shard(tmp_path / "s", 1, later)
+    for values in (old[:], older.read().result(), lazy.to_numpy()):
+        np.testing.assert_array_equal(values, expected)
+    grow_store(tmp_path / "s", 8)
+    for values in (old[:], older.read().result(), lazy.to_numpy()):
+        np.testing.assert_array_equal(values, expected)
+    new = zarr.open_array(tmp_path / "s" / name / "data", mode="r")[4:7]
+    np.testing.assert_array_equal(new, np.stack([stored_or_fill(chip, few_specs[0]) for chip in later]))
+
+
+@settings(max_examples=12)
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=4),
+    shard_chips=st.integers(1, 5),
+    side=st.integers(1, 9),
+    missing=st.sampled_from([0.0, 0.4, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_generations_of_any_size_append(tmp_path_factory, sizes, shard_chips, side, missing, seed):
+    """Each generation starts at a full shard; its last shard may be part filled; nothing before it changes."""
+    path, specs, side_m = tmp_path_factory.mktemp("grown") / "s", few_specs[2:4], side * 30.0
+    create_store(path, specs, chip_m=side_m, shard_chips=shard_chips)
+    chips, before = [], {}
+    for size in sizes:
+        first = open_store(path).rows
+        grown = make_chips(specs, size, first_row=first, side_m=side_m, missing=missing, seed=seed)
+        for shard in range(first // shard_chips, -(-(first + size) // shard_chips)):
+            seal_shard(path, shard, [chip for chip in grown if chip.row // shard_chips == shard])
+        rows = -(-(first + size) // shard_chips) * shard_chips
+        grow_store(path, rows)
+        chips += grown
+        after = {name: content for name, content in finished_files(path).items() if "zarr.json" not in name}
+        assert {name: after[name] for name in before} == before
+        before = after
+    store = open_store(path)
+    ids = {chip.row: chip.chip_id for chip in chips}
+    assert store.chip_ids.tolist() == [ids.get(row, "") for row in range(store.rows)]
+    for spec in specs:
+        values = zarr.open_array(path / spec.name / "data")[:]
+        expected = np.full((store.rows, *spec.chip_shape(side_m)), spec.fill_value())
+        for chip in chips:
+            expected[chip.row] = stored_or_fill(chip, spec, side_m=side_m)
+        np.testing.assert_array_equal(values, expected)
+        np.testing.assert_array_equal(store.read(spec.name, range(store.rows)), expected)
 
 
 @pytest.mark.parametrize("limit", [500, 90_000, 500_000])
