@@ -89,10 +89,15 @@ class PlanWriter:
         self.append(self.prepared(rows))
 
     def prepared(self, rows: pa.Table) -> pa.Table:
-        """The chips as they are stored; changes nothing of the writer, so threads may prepare while another appends."""
+        """The chips as they are stored; missing extra columns become null. ValueError where others are missing.
+
+        Changes nothing of the writer, so threads may prepare while another one appends.
+        """
         if geometry_column not in rows.column_names:
             rows = rows.append_column(geometry_column, _footprints(cells_of_rows(rows)))
         absent = [name for name in self.schema.names if name not in rows.column_names]
+        if not plan_types.keys().isdisjoint(absent):
+            raise ValueError(f"the plan lacks the columns {', '.join(name for name in absent if name in plan_types)}")
         for name in absent:
             rows = rows.append_column(name, pa.nulls(len(rows), self.schema.field(name).type))
         return rows.select(self.schema.names).cast(self.schema)

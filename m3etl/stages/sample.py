@@ -22,20 +22,16 @@ from m3etl.io.ecoregions import normalise_ecoregions
 from m3etl.io.exclusions import read_exclusion
 from m3etl.io.leakage import read_leakage
 from m3etl.io.m3leo import normal_splits, read_m3leo_splits, with_splits
-from m3etl.io.plan import PlanWriter, chip_id_array
+from m3etl.io.plan import PlanWriter
 from m3etl.io.points import PointTable, read_points
-from m3etl.io.regions import shipped_regions
-from m3etl.spec.biomes import biome_name, no_biome
-from m3etl.spec.cellstreams import is_in
+from m3etl.spec.biomes import biome_name
 from m3etl.spec.ecoregions import Ecoregions, build_ecoregions
 from m3etl.spec.exclusion import Exclusion
 from m3etl.spec.region import Region
-from m3etl.spec.sampling import years_of_cells
-from m3etl.spec.splitmodes import Splits
-from m3etl.spec.splits import split_names
+from m3etl.stages.chiprows import ChipRows
 from m3etl.stages.growth import joined_types, read_present
 from m3etl.stages.request import check_sampling
-from m3etl.stages.selection import Ground, Part, Selection, select_cells
+from m3etl.stages.selection import Ground, Selection, select_cells
 from m3etl.stages.splitting import plan_splits
 from m3etl.stages.summary import Progress, Summary
 
@@ -80,7 +76,7 @@ def run_sample(
     )
     progress.start("sample", config.chips if config.strategy == "biome" else None)
     selection = select_cells(config, ground, points, progress)
-    rows = _Rows(config, known, splits, region, present.keys)
+    rows = ChipRows(config, known, splits, region, present.keys)
     with PlanWriter(campaign.plan_path, joined_types(present.extra, selection.extra)) as writer:
         for kept in present.tables():
             writer.write(kept)
@@ -115,80 +111,6 @@ class _Tally:
             for item in pc.value_counts(planned[name].combine_chunks()).to_pylist():
                 counter[item["values"]] += item["counts"]
         self.chips += len(rows)
-
-
-class _Rows:
-    """Makes the rows of the plan from cells; holds nothing that changes, so that threads may share it."""
-
-    def __init__(
-        self, config: SampleConfig, ecoregions: Ecoregions, splits: Splits | None, region: Region, taken: Integers
-    ) -> None:
-        self._config = config
-        self._splits = splits
-        self._taken = taken
-        # One more entry at the end, for the index -1 of chips that lie in no ecoregion.
-        self._biome = np.append(ecoregions.biome, no_biome)
-        self._eco_id = np.append(ecoregions.eco_id, -1)
-        self._realm = _Names([*ecoregions.realm, ""])
-        self._regions = shipped_regions() if region.is_globe else ()
-        self._region_names = _Names([region.name, *(known.name for known in self._regions)])
-
-    def __call__(self, part: Part) -> pa.Table:
-        """Every column of `plan_types`, then the user's own, for the cells that the plan does not hold yet."""
-        cells = part.cells
-        lon, lat = cells.centre_lonlat
-        west, south, east, north = cells.bounds_xy
-        eco_id = self._eco_id[part.ecoregion]
-        columns: dict[str, Any] = {
-            "chip_id": chip_id_array(cells),
-            "row": np.full(len(cells), -1, dtype=np.int64),
-            "generation": np.full(len(cells), -1, dtype=np.int32),
-            "epsg": cells.epsg.astype(np.int32),
-            "xmin": west,
-            "ymin": south,
-            "xmax": east,
-            "ymax": north,
-            "lon": lon,
-            "lat": lat,
-            "biome": self._biome[part.ecoregion].astype(np.int16),
-            "ecoregion": eco_id.astype(np.int32),
-            "realm": self._realm(part.ecoregion % len(self._biome)),
-            "region": self._region_names(self._region_of(lon, lat)),
-            "year": self._years(part).astype(np.int16),
-            "split": self._split(part, lon, lat, eco_id),
-            "reserve": part.reserve,
-            **part.columns,
-        }
-        rows = pa.table(columns)
-        again = is_in(cells.key, self._taken)
-        return rows.filter(pa.array(~again)) if again.any() else rows
-
-    def _years(self, part: Part) -> Integers:
-        drawn = years_of_cells(part.cells, *self._config.years, self._config.seed)
-        return np.where(part.year > 0, part.year, drawn)
-
-    def _split(self, part: Part, lon: npt.NDArray[Any], lat: npt.NDArray[Any], eco_id: Integers) -> pa.Array:
-        if self._splits is None:
-            return part.columns["point_split"]
-        codes = self._splits.codes(lon, lat, eco_id, float(part.cells.cell_m))
-        return _Names(list(split_names))(codes.astype(np.int64))
-
-    def _region_of(self, lon: npt.NDArray[Any], lat: npt.NDArray[Any]) -> Integers:
-        """The region of the request; for the globe the shipped region that each chip lies in, if any."""
-        index = np.zeros(len(lon), dtype=np.int64)
-        for number, known in enumerate(self._regions, start=1):
-            index[known.contains_lonlat(lon, lat)] = number
-        return index
-
-
-class _Names:
-    """Texts by index as Arrow arrays, without an object per row."""
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = pa.array(names, type=pa.string())
-
-    def __call__(self, index: Integers) -> pa.Array:
-        return self._names.take(pa.array(index))
 
 
 def _read_points(config: SampleConfig, split: SplitConfig) -> PointTable:
@@ -226,7 +148,7 @@ def _build(table: geopandas.GeoDataFrame, region: Region, threads: int) -> Ecore
     )
 
 
-def _write_new(writer: PlanWriter, rows: _Rows, selection: Selection, threads: int) -> _Tally:
+def _write_new(writer: PlanWriter, rows: ChipRows, selection: Selection, threads: int) -> _Tally:
     """Append the selection part by part; other threads prepare the next ones meanwhile."""
     tally = _Tally()
     for made in _ahead(lambda part: writer.prepared(rows(part)), selection.parts, threads):

@@ -185,6 +185,8 @@ def test_missing_extra_columns_are_null_and_the_footprint_is_made(tmp_path: Path
         writer.write(new)
     plan = read_plan(path)
     assert plan["label"].isna().tolist() == [False, True]
+    with pytest.raises(ValueError, match="lacks the columns row, year"):
+        PlanWriter(path).prepared(new.drop_columns(["year", "row"]))
     assert shapely.contains_xy(plan.geometry.to_numpy(), plan["lon"], plan["lat"]).all()
 
 
