@@ -6,6 +6,7 @@ import struct
 
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
@@ -60,6 +61,23 @@ def test_planes_are_no_larger_than_what_libblosc_makes():
     values = make_values("landscape", "uint16", 12 * 128 * 128)
     whole = blosc.compress(values, b"zstd", 3, blosc.SHUFFLE, 0, 2)
     assert sum(map(len, encode_planes(values))) <= 1.01 * len(whole)
+
+
+@pytest.mark.parametrize("folder", ["S2L2A", "S2L1C", "S1RTC"])
+def test_real_chips_come_back_and_are_no_larger(real_data, folder):
+    ours = theirs = 0
+    for path in sorted((real_data / "terramind" / folder).glob("*.tif")):
+        with rasterio.open(path) as file:
+            values = file.read(window=((0, 128), (0, 128)))
+        stored = np.rint(np.nan_to_num(values * (100 if folder == "S1RTC" else 1))).astype(np.int16)
+        stored = np.concatenate([stored] * (-(-block_bytes // stored.nbytes)))
+        frame = b"".join(encode_planes(stored))
+        read = np.empty_like(stored)
+        blosc.decompress(frame, read)
+        np.testing.assert_array_equal(read, stored)
+        ours += len(frame)
+        theirs += len(blosc.compress(stored, b"zstd", 3, blosc.SHUFFLE, 0, 2))
+    assert 0 < ours <= 1.005 * theirs
 
 
 def test_small_chunks_and_bytes_are_left_to_libblosc():
