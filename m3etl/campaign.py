@@ -146,10 +146,16 @@ class CampaignConfig:
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """One campaign directory and its configuration."""
+    """One campaign directory and its configuration.
+
+    part: (i, n) where this process does the i-th of n parts, from 1, with a ledger of its own; addition: the number of
+    a modality's ledger that is added to existing rows, 0 for the campaign's own.
+    """
 
     root: Path
     config: CampaignConfig
+    part: tuple[int, int] | None = None
+    addition: int = 0
 
     @property
     def config_path(self) -> Path:
@@ -161,11 +167,17 @@ class Campaign:
 
     @property
     def ledger_path(self) -> Path:
-        return self.root / "ledger.sqlite"
+        return self.root / f"ledger{self._suffix}.sqlite"
+
+    @property
+    def ledger_paths(self) -> list[Path]:
+        """The ledgers that know the campaign's chips: its own, or those of the parts that are here."""
+        whole = self.root / "ledger.sqlite"
+        return [whole] if whole.exists() else sorted(self.root.glob("ledger-*-of-*.sqlite"))
 
     @property
     def raw_path(self) -> Path:
-        return self.root / "raw"
+        return self.root / "raw" / self._suffix.lstrip("-")
 
     @property
     def store_path(self) -> Path:
@@ -192,9 +204,14 @@ class Campaign:
         """Side of a chip in metres: chip_px pixels of 10 m."""
         return self.config.sample.chip_px * 10.0
 
+    @property
+    def _suffix(self) -> str:
+        part = f"-{self.part[0]}-of-{self.part[1]}" if self.part else ""
+        return f"{part}-added-{self.addition}" if self.addition else part
+
     def with_config(self, **sections: Any) -> Campaign:
         """The same campaign with some sections of the configuration replaced (not yet saved)."""
-        return Campaign(self.root, replace(self.config, **sections))
+        return replace(self, config=replace(self.config, **sections))
 
 
 def open_campaign(root: Path) -> Campaign:
@@ -255,20 +272,39 @@ def ensure_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(campaign: Campaign) -> Iterator[None]:
-    """Hold the campaign's lock; InputError if another process has it. The lock dies with its process."""
-    path = campaign.root / ".lock"
+    """Hold the campaign's lock; InputError if another process has it. The lock dies with its process.
+
+    A part holds the lock of that part, beside other parts; everything else keeps the parts out too.
+    """
+    with contextlib.ExitStack() as held:
+        if campaign.part is None:
+            held.enter_context(_file_lock(campaign.root, ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+        else:
+            held.enter_context(_file_lock(campaign.root, ".lock", fcntl.LOCK_SH | fcntl.LOCK_NB))
+            name = ".lock-{}-of-{}".format(*campaign.part)
+            held.enter_context(_file_lock(campaign.root, name, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        yield
+
+
+@contextlib.contextmanager
+def store_locked(campaign: Campaign) -> Iterator[None]:
+    """Hold the lock of the store's metadata, which the parts of a campaign share; waits for it."""
+    with _file_lock(campaign.root, ".lock-store", fcntl.LOCK_EX):
+        yield
+
+
+@contextlib.contextmanager
+def _file_lock(root: Path, name: str, mode: int) -> Iterator[None]:
     try:
-        handle = path.open("a+b")
+        handle = (root / name).open("a+b")
     except OSError as error:
-        raise InputError(
-            f"cannot write in {campaign.root}: {error.strerror}", hint="Is the directory read-only?"
-        ) from error
+        raise InputError(f"cannot write in {root}: {error.strerror}", hint="Is the directory read-only?") from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, mode)
         except OSError as error:
             raise InputError(
-                f"another m3etl process works on {campaign.root}", hint="Wait for it to end, or stop it, and run again."
+                f"another m3etl process works on {root}", hint="Wait for it to end, or stop it, and run again."
             ) from error
         yield
 
