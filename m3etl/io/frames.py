@@ -18,7 +18,6 @@ import numpy.typing as npt
 from numcodecs import zstd
 
 block_bytes = 1 << 17  # what libblosc takes as well; fits the cache of a core when decoding
-least_plane_bytes = 128  # decoders expect smaller blocks whole, the format's MIN_BUFFERSIZE
 zstd_level = 3
 _format_version, _zstd_version = 2, 1
 _byte_shuffled, _zstd_code = 0x01, 4 << 5  # bit 4, "blocks are not split into planes", stays 0
