@@ -128,6 +128,7 @@ class _Group:
         self._ecoregions = ecoregions
         self._rules = rules
         self._attempts = np.zeros(len(members), dtype=np.int64)
+        self._met = np.zeros(len(members), dtype=np.int64)
         self._generators = [stream(rules.seed, "cells", int(ecoregions.eco_id[index])) for index in members.tolist()]
         self._accepted: list[tuple[Cells, Integers]] = []
         self._keys = np.zeros(0, dtype=np.int64)
@@ -138,13 +139,15 @@ class _Group:
         while True:
             need = np.where(self.exhausted, 0, target - self.count)
             # Where hardly anything is found (everything is excluded), a large target is no reason to go on for long.
-            limit = _attempts_base + _attempts_per_chip * np.minimum(target, 5 * (self.count + 20))
+            # Taken cells are met again on the way to new ones, which must not use up the attempts.
+            met = self._met
+            limit = _attempts_base + _attempts_per_chip * np.minimum(target + met, 5 * (self.count + met + 20))
             self.exhausted |= (need > 0) & (self._attempts >= limit)
             need[self.exhausted] = 0
             active = np.flatnonzero(need > 0)
             if not len(active):
                 return int(self.count.sum()) - before
-            rate = np.maximum((self.count[active] + 1) / (self._attempts[active] + 3), 0.05)
+            rate = np.maximum((self.count + met + 1)[active] / (self._attempts[active] + 3), 0.05)
             tries = np.minimum((need[active] / rate * 1.1).astype(np.int64) + 8, (limit - self._attempts)[active])
             self._draw(active, tries)
 
@@ -215,7 +218,10 @@ class _Group:
         again = is_in(key[first], self._keys)
         planned = is_in(cells.key[first], self._rules.taken)
         self.outcomes["cells drawn already"] += len(key) - len(first) + int(np.sum(again))
-        self.outcomes["cells of the plan as it was"] += int(np.sum(planned & ~again))
+        passed = first[planned & ~again]
+        self.outcomes["cells of the plan as it was"] += len(passed)
+        self._met += np.bincount(position[passed], minlength=len(self.members))
+        self._keys = np.sort(np.concatenate([self._keys, key[passed]]))
         return first[~again & ~planned]
 
     def _accept(self, cells: Cells, position: Integers) -> None:

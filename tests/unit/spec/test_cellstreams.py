@@ -50,6 +50,22 @@ def test_taken_cells_are_passed_over_and_the_stream_goes_on(world: Ecoregions):
     assert streams.outcomes["cells of the plan as it was"] > 0
 
 
+def test_a_crowded_ecoregion_goes_on_where_its_plan_ended():
+    columns = {key: [value[0]] for key, value in world_columns().items()}
+    columns["geometry"] = np.array([shapely.box(61.0, 30.0, 61.5, 30.5)], dtype=object)
+    small = build_ecoregions(**columns)  # room for about 1,600 cells
+    first, _, _ = drawn(small, np.array([1200]), CellRules(cell_m=1280, seed=3)).selection(
+        np.array([1200]), np.array([0])
+    )
+    assert len(first) == 1200
+    rules = CellRules(cell_m=1280, seed=3, taken=np.sort(first.key))
+    for steps in (1, 5):
+        streams = drawn(small, np.array([30]), rules, steps=steps)
+        assert streams.count[0] >= 30
+        assert not streams.exhausted[0]
+    assert streams.outcomes["cells of the plan as it was"] <= 1200
+
+
 def test_excluded_cells_are_counted_and_never_drawn(world: Ecoregions):
     target = np.full(len(world), 15)
     rules = CellRules(cell_m=1280, seed=3, is_excluded=lambda cells: cells.column % 2 == 0)
