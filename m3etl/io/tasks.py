@@ -40,7 +40,7 @@ _schema = (
     "CREATE TABLE IF NOT EXISTS tasks (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, tile TEXT NOT NULL, "
     "state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 1, task BLOB NOT NULL, operation TEXT NOT NULL DEFAULT '', "
     "since REAL NOT NULL DEFAULT 0, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', "
-    "absent TEXT NOT NULL DEFAULT '{}', eecu_seconds REAL NOT NULL DEFAULT 0)",
+    "absent TEXT NOT NULL DEFAULT '{}')",
     "CREATE INDEX IF NOT EXISTS tasks_state ON tasks (state, number)",
     "CREATE INDEX IF NOT EXISTS tasks_tile ON tasks (tile, state)",
 )
@@ -135,13 +135,9 @@ class Tasks:
         """The service has it, by this name."""
         self._update(job, TaskState.RUNNING, operation=operation)
 
-    def exported(self, job: str, *, eecu_seconds: float) -> None:
+    def exported(self, job: str) -> None:
         """Its files are in the bucket."""
-        with self._file.transaction() as connection:
-            connection.execute(
-                "UPDATE tasks SET state = 'exported', eecu_seconds = eecu_seconds + ? WHERE job = ?",
-                (eecu_seconds, job),
-            )
+        self._update(job, TaskState.EXPORTED)
 
     def try_again(self, job: str, kind: str, reason: str) -> None:
         """This attempt came to nothing; the next one is to be asked for."""
@@ -202,16 +198,6 @@ class Tasks:
         """Tasks by state."""
         return dict(self._file.all("SELECT state, COUNT(*) FROM tasks GROUP BY state"))
 
-    def attempts(self) -> int:
-        """Attempts that the service was asked for, of all tasks."""
-        return self._file.number(
-            "SELECT COALESCE(SUM(attempt - (state = 'planned')), 0) FROM tasks WHERE state <> 'replaced'"
-        )
-
-    def eecu_seconds(self) -> float:
-        """What the finished tasks have cost by the service's own count."""
-        return float(self._file.all("SELECT COALESCE(SUM(eecu_seconds), 0) FROM tasks")[0][0])
-
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _update(self, job: str, state: TaskState, **values: Any) -> None:
@@ -234,6 +220,18 @@ def open_tasks(path: Path) -> Tasks:
         file.close()
         raise
     return Tasks(file)
+
+
+def describe_tasks(path: Path) -> str:
+    """Tasks of the ledger at `path` by state, in words; "" where there never were any. Waits for nobody."""
+    file = open_file(path, to_read=True)
+    try:
+        if not file.number("SELECT COUNT(*) FROM sqlite_master WHERE name = 'tasks'"):
+            return ""
+        counts = dict(file.all("SELECT state, COUNT(*) FROM tasks GROUP BY state"))
+    finally:
+        file.close()
+    return ", ".join(f"{counts[state]} {state}" for state in TaskState if state in counts)
 
 
 def _insert(connection: sqlite3.Connection, tasks: Iterable[ExportTask], salt: str) -> None:

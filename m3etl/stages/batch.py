@@ -219,6 +219,7 @@ class BatchLane:
             if self._stop.is_set():
                 break
             self._tasks.submitting(record.job)
+            self._counts.requests += 1
             try:
                 operation = self._service.submit(record.job, record.attempt, record.task)
             except RequestFailed as failed:
@@ -229,6 +230,7 @@ class BatchLane:
             self._tasks.started(record.job, operation)
             self._good()
             count += 1
+            self._counts.peak_in_flight = max(self._counts.peak_in_flight, limit - room + count)
         return count, False
 
     def _look_at_all(self) -> int:
@@ -237,6 +239,7 @@ class BatchLane:
         for record in self._tasks.running():
             if self._stop.is_set():
                 break
+            self._counts.requests += 1
             try:
                 operation = self._service.look(record.operation)
             except RequestFailed as failed:
@@ -262,7 +265,7 @@ class BatchLane:
                 ),
             )
         elif operation.failure is None:
-            self._tasks.exported(record.job, eecu_seconds=operation.eecu_seconds)
+            self._tasks.exported(record.job)
             self._meter.charge(batch_lane, 1.0, operation.eecu_seconds)
         elif operation.bucket_refused:
             self._tasks.try_again(record.job, str(operation.failure.kind), operation.failure.message)

@@ -10,6 +10,7 @@ from m3etl.campaign import Campaign
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.outcomes import Kind, retry_may_help
+from m3etl.io.tasks import describe_tasks
 from m3etl.stages.budget import dry_run_facts
 from m3etl.stages.layout import wanted_specs
 from m3etl.stages.summary import Progress, Summary
@@ -54,6 +55,9 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         "peak in flight": pixels.peak_in_flight,
         **({"restricted mode": True} if outcome.restricted else {}),
     }
+    tasks = describe_tasks(campaign.ledger_path)
+    if tasks:
+        facts["tasks"] = tasks
     if campaign.config.sample.strategy == "biome":
         facts["biomes"] = _biome_rows(tally)
     facts["valid fractions"] = [

@@ -8,6 +8,7 @@ from m3etl.campaign import Campaign
 from m3etl.errors import NothingSelectedError
 from m3etl.io.ledger import ChipState, Ledger, open_ledger
 from m3etl.io.plan import count_plan
+from m3etl.io.tasks import describe_tasks
 from m3etl.stages.budget import read_figures, spent_facts
 from m3etl.stages.summary import Summary
 
@@ -51,6 +52,9 @@ def _summary(campaign: Campaign, ledger: Ledger, planned: int) -> Summary:
         "chips per second (last run)": round(rate, 2) if rate else None,
         "seconds left": round(waiting / rate) if rate and waiting else (0 if not waiting else None),
     }
+    tasks = describe_tasks(campaign.ledger_path)
+    if tasks:
+        facts["tasks"] = tasks
     failures = ledger.failures()
     return Summary(
         stage="status",

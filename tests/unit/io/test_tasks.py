@@ -8,7 +8,7 @@ import pytest
 
 from m3etl.errors import InputError
 from m3etl.io.ledger import open_ledger
-from m3etl.io.tasks import TaskState, open_tasks
+from m3etl.io.tasks import TaskState, describe_tasks, open_tasks
 from m3etl.spec.exporttasks import ExportTask
 
 
@@ -55,11 +55,11 @@ def test_a_task_goes_through_its_states_and_survives(path, tasks):
     tasks.started(job, "operations/1")
     assert tasks.next_to_submit(5) == []
     assert [item.operation for item in tasks.running()] == ["operations/1"]
-    tasks.exported(job, eecu_seconds=3.0)
+    tasks.exported(job)
     assert tasks.complete_tiles() == ["t"]
     assert [item.state for item in tasks.of_tile("t")] == [TaskState.EXPORTED]
     tasks.read("t")
-    assert (tasks.complete_tiles(), tasks.counts(), tasks.eecu_seconds()) == ([], {"read": 1}, 3.0)
+    assert (tasks.complete_tiles(), tasks.counts(), tasks.unread()) == ([], {"read": 1}, 0)
 
 
 def test_what_was_cut_off_is_asked_for_first(tasks):
@@ -76,7 +76,7 @@ def test_a_tile_is_complete_when_nothing_of_it_is_open(tasks):
         assert tasks.complete_tiles() == []
         tasks.submitting(item.job("s"))
         tasks.started(item.job("s"), "o")
-        tasks.exported(item.job("s"), eecu_seconds=0.0)
+        tasks.exported(item.job("s"))
     assert tasks.complete_tiles() == ["t"]
     tasks.try_again(one.job("s"), "wrong", "cut short")
     assert tasks.complete_tiles() == []
@@ -105,7 +105,6 @@ def test_a_task_that_is_asked_for_anew_is_its_next_attempt(tasks):
     tasks.add([one], salt="s")
     (again,) = tasks.next_to_submit(5)
     assert (again.attempt, again.state) == (2, TaskState.PLANNED)
-    assert tasks.attempts() == 1
 
 
 def test_the_place_stays_while_tasks_are_on_their_way(tasks):
@@ -125,3 +124,14 @@ def test_the_salt_is_drawn_once_per_campaign(tmp_path, tasks):
     other = open_tasks(tmp_path / "other.sqlite")
     assert other.salt() != tasks.salt()
     other.close()
+
+
+def test_tasks_are_told_in_words(path, tmp_path):
+    assert describe_tasks(path) == ""
+    tasks = open_tasks(path)
+    assert describe_tasks(path) == ""
+    tasks.add([task(name) for name in ("t1", "t2", "t3")], salt="s")
+    tasks.submitting(task("t2").job("s"))
+    tasks.started(task("t2").job("s"), "o")
+    assert describe_tasks(path) == "2 planned, 1 running"
+    tasks.close()

@@ -23,6 +23,7 @@ from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.provenance import read_provenance
 from m3etl.stages import batch
 from m3etl.stages.export import run_export
+from m3etl.stages.status import read_status
 from m3etl.stages.summary import SilentProgress
 from tests.unit.stages.test_export import content, make_campaign, make_plan
 
@@ -84,6 +85,8 @@ def test_both_lanes_give_the_same_bytes(clouds, by_pixels):
     assert {attempt for _, attempt in started} == {1}
     assert len(started) < 5 * chips, "static layers share tasks"
     assert cloud.files() == [], "what has landed is not kept in the bucket"
+    assert summary.facts["tasks"] == read_status(cloud.campaign).facts["tasks"] == f"{len(started)} read"
+    assert summary.facts["peak in flight"] == 3
     again = cloud.export()
     assert (again.done, again.facts["new chips"]) == (chips, 0)
     assert cloud.tasks.started() == started
