@@ -16,10 +16,9 @@ from m3etl.io.recipes import stored_image
 from m3etl.spec.exporttasks import ExportTask, request_id
 from m3etl.spec.modality import ArraySpec
 
-# https://developers.google.com/earth-engine/guides/usage: waiting tasks, tasks that run at a time, life of a task.
+# https://developers.google.com/earth-engine/guides/usage: tasks that wait, tasks that run at a time.
 most_queued = 3_000
 usual_running = 2
-longest_life_s = 10 * 86_400.0
 
 block_px = 256  # blocks of the files; the service's default
 file_px = 8_192  # larger exports become several files

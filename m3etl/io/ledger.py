@@ -217,6 +217,11 @@ class Ledger:
                 found += self._records(f"number IN ({', '.join('?' * len(part))}) ORDER BY row", part)
         return found
 
+    def open_chip(self, chip_id: str) -> ChipRecord | None:
+        """A chip, chosen or not, whose pixels are still to be fetched; None where they are not."""
+        found = self._records("chip_id = ? AND state = 'planned' AND row IS NOT NULL", (chip_id,))
+        return found[0] if found else None
+
     def open_count(self) -> int:
         """How many chosen chips are still to be fetched."""
         if not self._chooses:
@@ -417,6 +422,10 @@ class Ledger:
         """(landed chips, sum of their valid fractions) per array."""
         found = self.file.all("SELECT array, chips, valid FROM array_totals")
         return {name: (int(chips), float(valid)) for name, chips, valid in found}
+
+    def lot_count(self) -> int:
+        """How many lots this ledger has, fixed or not."""
+        return self.file.number("SELECT COUNT(*) FROM generations WHERE mine = 1")
 
     def generation_count(self) -> int:
         """How many generations are fixed."""

@@ -114,6 +114,24 @@ class Tasks:
                 arrays[chip_id] = arrays.get(chip_id, frozenset()) | known.keys()
         return arrays
 
+    def gather(self, chips: Iterable[Sequence[tuple[str, str]]]) -> None:
+        """Sort chips into tiles, on the disk and for this run only: batches of (tile, chip id)."""
+        with self._file.transaction() as connection:
+            connection.execute("CREATE TEMP TABLE IF NOT EXISTS gathered (tile TEXT NOT NULL, chip_id TEXT NOT NULL)")
+            connection.execute("CREATE INDEX IF NOT EXISTS temp.gathered_tile ON gathered (tile)")
+            connection.execute("DELETE FROM gathered")
+        for batch in chips:
+            with self._file.transaction() as connection:
+                connection.executemany("INSERT INTO gathered VALUES (?, ?)", batch)
+
+    def gathered_tiles(self) -> list[str]:
+        """Tiles of the gathered chips."""
+        return [item[0] for item in self._file.all("SELECT DISTINCT tile FROM gathered ORDER BY tile")]
+
+    def gathered_chips(self, tile: str) -> list[str]:
+        """The gathered chips of a tile."""
+        return [item[0] for item in self._file.all("SELECT chip_id FROM gathered WHERE tile = ?", (tile,))]
+
     # --- running ------------------------------------------------------------------------------------------------------
 
     def next_to_submit(self, limit: int) -> list[TaskRecord]:

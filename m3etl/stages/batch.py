@@ -85,7 +85,6 @@ class BatchLane:
             tile_px=campaign.config.export.batch_tile_px,
         )
         self._salt = f"{tasks.salt()} {bucket.place.url}"
-        self._rows: dict[str, int] = {}
         self._refusals = 0
         self._last_good = time.monotonic()
 
@@ -104,12 +103,12 @@ class BatchLane:
         returns early when `stop` is set, tasks at Earth Engine then go on.
         """
         left = -1
-        while (self._plan_open() or self._tasks.unread()) and not self._stop.is_set():
-            if len(self._rows) == left:
+        while ((found := self._plan_open()) or self._tasks.unread()) and not self._stop.is_set():
+            if found == left:
                 raise DamagedError(f"{left} chips stay open although every task is done", hint="Please report this.")
             if left < 0:
                 self._check_bucket()
-            left = len(self._rows)
+            left = found
             with ThreadPoolExecutor(max_workers=1, thread_name_prefix="m3etl-tile") as pool:
                 self._work(pool)
 
@@ -125,43 +124,30 @@ class BatchLane:
 
     def _plan_open(self) -> int:
         """Make sure that every open chip has tasks for all its arrays; returns how many chips are open."""
-        self._rows = {}
-        tiles: dict[str, list[str]] = {}
-        idle: list[WholeChip] = []
-        for record in self._open_records():
-            chip = self._task_chip(record)
-            if chip.scenes:
-                self._rows[record.chip_id] = record.row
-                tiles.setdefault(self._tile(chip), []).append(record.chip_id)
-            else:
-                idle.append(WholeChip(chip_id=record.chip_id, parts=(), valid={}, statuses={}))
-        self._landing.land(idle)
-        for tile in sorted(tiles):
-            self._plan_tile(tile, tiles[tile])
-        return len(self._rows)
+        self._tasks.gather(self._sorted_chips())
+        for tile in self._tasks.gathered_tiles():
+            self._plan_tile(tile)
+        return self._ledger.open_count()
 
-    def _plan_tile(self, tile: str, chip_ids: Sequence[str]) -> None:
+    def _sorted_chips(self) -> Iterator[list[tuple[str, str]]]:
+        """(tile, chip id) of open chips in batches. Chips that need no pixels land at once."""
+        after = -1
+        while records := self._ledger.open_rows(after):
+            after = records[-1].row
+            chips = [self._task_chip(record) for record in records]
+            idle = [chip.chip_id for chip in chips if not chip.scenes]
+            self._landing.land([WholeChip(chip_id=chip_id, parts=(), valid={}, statuses={}) for chip_id in idle])
+            yield [(self._tile(chip), chip.chip_id) for chip in chips if chip.scenes]
+
+    def _plan_tile(self, tile: str) -> None:
         coming = self._tasks.coming(tile)
         missing = []
-        for chip_id in chip_ids:
-            record = self._record(chip_id)
+        for chip_id in self._tasks.gathered_chips(tile):
+            record = self._ledger.open_chip(chip_id)
             chip = self._task_chip(record, coming.get(chip_id, frozenset())) if record else None
             if chip is not None and chip.scenes:
                 missing.append(chip)
-        planned = plan_tasks(tile, missing, self._rasters, chip_m=self._campaign.chip_m)
-        self._tasks.add(planned, salt=self._salt)
-
-    def _open_records(self) -> Iterator[ChipRecord]:
-        after = -1
-        while records := self._ledger.open_rows(after):
-            yield from records
-            after = records[-1].row
-
-    def _record(self, chip_id: str) -> ChipRecord | None:
-        """The chip as the ledger has it; None once it is no longer open."""
-        row = self._rows.get(chip_id)
-        found = self._ledger.open_rows(row - 1, 1) if row is not None else []
-        return found[0] if found and found[0].chip_id == chip_id else None
+        self._tasks.add(plan_tasks(tile, missing, self._rasters, chip_m=self._campaign.chip_m), salt=self._salt)
 
     def _task_chip(self, record: ChipRecord, less: frozenset[str] = frozenset()) -> TaskChip:
         wanted = self._job(record).wanted()
@@ -340,7 +326,7 @@ class BatchLane:
         self._tasks.failed(record.job, kind, reason)
 
     def _quarantine(self, chip_id: str, kind: str, reason: str) -> None:
-        if self._record(chip_id) is not None:
+        if self._ledger.open_chip(chip_id) is not None:
             self._landing.fail(chip_id, kind, reason)
             self._progress.advance(1, **self._fields())
 
@@ -379,7 +365,7 @@ class BatchLane:
         self._tasks.read(tile)
 
     def _open_job(self, chip_id: str) -> PixelJob:
-        record = self._record(chip_id)
+        record = self._ledger.open_chip(chip_id)
         if record is None:
             raise DamagedError(f"chip {chip_id} is not open any more", hint="Is another process at work here?")
         return self._job(record)
@@ -389,7 +375,7 @@ class BatchLane:
         places: dict[str, tuple[float, float]] = {}
         for record in records:
             for chip_id in record.task.chip_ids - places.keys():
-                if self._record(chip_id) is not None:
+                if self._ledger.open_chip(chip_id) is not None:
                     grid = grid_of(chip_id)
                     places[chip_id] = (-grid.ymax, grid.xmin)
         return sorted(places, key=lambda chip_id: places[chip_id])

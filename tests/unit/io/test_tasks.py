@@ -96,6 +96,13 @@ def test_a_replaced_task_says_what_is_absent(tasks):
     assert [item.absent for item in tasks.of_tile("t")] == [{"worldcover": "source_changed"}]
 
 
+def test_chips_are_gathered_by_tile(tasks):
+    tasks.gather([[("t1", "a"), ("t2", "b")], [], [("t1", "c")]])
+    assert (tasks.gathered_tiles(), sorted(tasks.gathered_chips("t1"))) == (["t1", "t2"], ["a", "c"])
+    tasks.gather([[("t3", "a")]])
+    assert tasks.gathered_tiles() == ["t3"]
+
+
 def test_a_task_that_is_asked_for_anew_is_its_next_attempt(tasks):
     one = task()
     tasks.add([one], salt="s")
