@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -18,6 +19,7 @@ from m3etl import __version__
 from m3etl.errors import DamagedError, InputError
 
 format_version = 1
+_part_pattern = re.compile(r"ledger-(\d+)-of-(\d+)\.sqlite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +172,17 @@ class Campaign:
         return self.root / f"ledger{self._suffix}.sqlite"
 
     @property
-    def ledger_paths(self) -> list[Path]:
-        """The ledgers that know the campaign's chips: its own, or those of the parts that are here."""
-        whole = self.root / "ledger.sqlite"
-        return [whole] if whole.exists() else sorted(self.root.glob("ledger-*-of-*.sqlite"))
+    def parts_here(self) -> list[Campaign]:
+        """The parts of this campaign that have a ledger in its directory, in order."""
+        found = (_part_pattern.fullmatch(path.name) for path in self.root.glob("ledger-*-of-*.sqlite"))
+        parts = sorted((int(item[1]), int(item[2])) for item in found if item)
+        return [replace(self, part=part, addition=0) for part in parts]
+
+    @property
+    def with_ledger(self) -> list[Campaign]:
+        """This campaign where it has a ledger, else its parts that are here; empty before any export."""
+        whole = replace(self, part=None, addition=0)
+        return [whole] if whole.ledger_path.exists() else self.parts_here
 
     @property
     def raw_path(self) -> Path:
@@ -215,13 +224,18 @@ class Campaign:
 
 
 def open_campaign(root: Path) -> Campaign:
-    """The campaign in `root`; InputError where there is no campaign.toml, DamagedError where it is unreadable."""
+    """The campaign in `root`, its own declarations known; InputError where there is no campaign.toml, DamagedError
+    where it is unreadable.
+    """
     path = root / "campaign.toml"
     if not path.is_file():
         raise InputError(
             f"no campaign in {root}: there is no campaign.toml",
             hint="Start one with `m3etl sample`, or name another directory with `m3etl -C DIR`.",
         )
+    from m3etl.io.declared import declare_of_campaign
+
+    declare_of_campaign(root)
     return Campaign(root, read_config(path))
 
 

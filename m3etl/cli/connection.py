@@ -48,6 +48,27 @@ def prepare(
     return campaign, [*summaries, *further]
 
 
+def with_declared(campaign: Campaign, files: Sequence[Path], modalities: Sequence[str]) -> tuple[str, ...]:
+    """What to export when files of a user's arrays come along: they are kept in the campaign, their assets asked for,
+    and their modalities added (to MMEarth's twelve where nothing is named and nothing was exported before).
+    """
+    if not files:
+        return tuple(modalities)
+    from m3etl.io.declared import keep_declarations, read_declarations
+    from m3etl.spec.catalog import select_arrays
+    from m3etl.stages.chain import check_declared
+
+    named = tuple(modalities) or tuple(campaign.config.export.modalities)
+    if not named and not campaign.ledger_path.exists():
+        named = ("mmearth",)
+    for path in files:
+        check_declared(campaign, path, *read_declarations(path))
+    declared = [spec.modality for path in files for spec in keep_declarations(campaign.root, path)]
+    chosen = (*named, *dict.fromkeys(declared))
+    select_arrays(chosen)
+    return chosen
+
+
 def existing_campaign(settings: Settings) -> Campaign:
     """The campaign of the command; InputError where there is none."""
     return open_campaign(settings.directory)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from m3etl.cli.options import Settings, earthengine_options
@@ -10,7 +12,19 @@ from m3etl.cli.options import Settings, earthengine_options
 @click.command("export")
 @click.option("--region", metavar="REGION", help="Only the planned chips inside this region.")
 @click.option(
-    "--modality", "modalities", metavar="NAME", multiple=True, help="Only this modality; may be given several times."
+    "--modality",
+    "modalities",
+    metavar="NAME",
+    multiple=True,
+    help="Only this modality, or set of them (mmearth, m3leo); may be given several times.",
+)
+@click.option(
+    "--declare",
+    "declarations",
+    metavar="FILE",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A TOML file with arrays of your own; it is kept in the campaign, and its arrays are exported too.",
 )
 @click.option(
     "--s2",
@@ -49,6 +63,7 @@ def command(
     settings: Settings,
     region: str | None,
     modalities: tuple[str, ...],
+    declarations: tuple[Path, ...],
     s2: str | None,
     lane: str | None,
     bucket: str | None,
@@ -62,19 +77,24 @@ def command(
     archive: str | None,
 ) -> int:
     """Fix scenes and fetch pixels; goes on where it stopped."""
-    from m3etl.cli.connection import prepare, require_success, source_of
+    from m3etl.cli.connection import prepare, require_success, source_of, with_declared
     from m3etl.cli.output import write_summaries
     from m3etl.cli.progress import make_progress
+    from m3etl.io.declared import read_declarations
     from m3etl.io.regions import read_region
     from m3etl.spec.catalog import select_arrays
     from m3etl.stages.chain import export_pixels
 
-    select_arrays(modalities)
+    for file in declarations:
+        read_declarations(file)
+    if not declarations:
+        select_arrays(modalities)
     if region is not None:
         read_region(region)
     progress = make_progress()
     source = source_of(ee_url, ee_project, archive)
     campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)
+    modalities = with_declared(campaign, declarations, modalities)
     summary = export_pixels(
         campaign,
         progress,

@@ -1,30 +1,86 @@
-"""`m3etl modalities`: the catalogue, or one modality with its arrays in full."""
+"""`m3etl modalities`: the catalogue, one modality with its arrays in full, or a user's own file tried out."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from m3etl.cli.options import Settings
+from m3etl.cli.options import Settings, earthengine_options
 
 
 @click.command("modalities")
 @click.argument("name", required=False)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.option("--at", metavar="LON,LAT", default="8.52,47.30", show_default=True, help="Pilot place of `check`.")
+@click.option("--year", default=2020, show_default=True, help="Year of the pilot chip of `check`.")
+@earthengine_options
 @click.pass_obj
-def command(settings: Settings, name: str | None) -> None:
-    """List the modalities, or describe one of them.
+def command(
+    settings: Settings,
+    name: str | None,
+    file: Path | None,
+    at: str,
+    year: int,
+    ee_url: str | None,
+    ee_project: str | None,
+    archive: str | None,
+) -> int:
+    """List the modalities, describe one of them, or check a file of your own.
 
-    NAME is a modality or one of its arrays; bands, units, classes, source and licence are shown.
+    NAME is a modality or one of its arrays; bands, units, classes, source and licence are shown. `m3etl modalities
+    check FILE` runs the arrays that a TOML file declares on a pilot chip and says what they would store.
     """
-    from m3etl.cli import output
-    from m3etl.spec.catalog import arrays, select_arrays
+    if name == "check":
+        return _check(settings, file, at, year, (ee_url, ee_project, archive))
+    if file is not None:
+        raise click.UsageError(f"unexpected {str(file)!r}; only `check` takes a file")
+    _describe(settings, name)
+    return 0
 
-    if name is None:
-        rows = [_row(spec) for spec in select_arrays()]
+
+def _check(settings: Settings, file: Path | None, at: str, year: int, source: tuple[str | None, ...]) -> int:
+    from m3etl.cli.connection import source_of
+    from m3etl.cli.output import write_summaries
+    from m3etl.io.declared import read_declarations
+    from m3etl.io.earthengine import open_session
+    from m3etl.stages.declaring import Pilot, check_assets, run_declaration_check
+
+    if file is None:
+        raise click.UsageError("`check` needs the file to be checked")
+    text, specs = read_declarations(file)
+    lon, lat = _place(at)
+    pilot = Pilot(lon=lon, lat=lat, year=year, chip_px=128)
+    config = source_of(*source)
+    archive = Path(config.archive) if config.archive else None
+    with open_session(url=config.url, project=config.project, archive=archive, state_dir=None) as session:
+        check_assets(session, specs, text=text, file=file.name, pilot=pilot)
+        summary = run_declaration_check(session, specs, pilot=pilot)
+    write_summaries(settings, [summary])
+    return 3 if summary.rejected else 0
+
+
+def _place(at: str) -> tuple[float, float]:
+    try:
+        lon, lat = (float(part) for part in at.split(","))
+    except ValueError:
+        raise click.UsageError(f"--at is LON,LAT in degrees, found {at!r}") from None
+    if not (-180 <= lon <= 180 and -90 <= lat <= 90):
+        raise click.UsageError(f"--at is LON,LAT in degrees, found {at!r}")
+    return lon, lat
+
+
+def _describe(settings: Settings, name: str | None) -> None:
+    from m3etl.cli import output
+    from m3etl.spec.catalog import known_arrays, modality_sets, select_arrays
+
+    known = known_arrays()
+    if name is None or name in modality_sets:
+        rows = [_row(spec) for spec in (known.values() if name is None else select_arrays([name]))]
         output.write_document(rows) if settings.as_json else output.write_rows(rows)
         return
-    specs = (arrays[name],) if name in arrays else select_arrays([name])
+    specs = (known[name],) if name in known else select_arrays([name])
     documents = [_document(spec) for spec in specs]
     if settings.as_json:
         output.write_document(documents)

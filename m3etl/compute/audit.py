@@ -68,7 +68,7 @@ def find_in_chips(
         saturated = np.asarray(top.sum(axis=1) > saturated_share * np.maximum(1, valid.sum(axis=1)), dtype=np.bool_)
         marks.append(("saturated", saturated, f"more than {saturated_share:.0%} of the values are at the upper limit"))
     if spec.shape is Shape.RASTER and spec.name.startswith("sentinel2_l"):
-        jumped = np.array([_has_offset(spec, chip) for chip in stored], dtype=np.bool_)
+        jumped = np.array([_has_offset(spec, chip) for chip in stored], dtype=np.bool_) & ~_constant(flat, valid)
         marks.append(("offset jump", jumped, "dark pixels lie near 1000: the offset of baseline 04.00 was not removed"))
     return [
         Finding(check=check, array=spec.name, count=int(mark.sum()), example=chip_ids[int(mark.argmax())], meaning=text)

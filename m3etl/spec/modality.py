@@ -136,6 +136,11 @@ class ArraySpec:
                 found.append(f"fill {self.fill} does not fit {self.dtype}")
             elif self.fill in {item.code for item in self.classes}:
                 found.append(f"fill {self.fill} is also the code of a class")
+            elif _beyond(self.stored_min, limits.min, -1) or _beyond(self.stored_max, limits.max, 1):
+                found.append(
+                    f"{self.dtype} cannot hold [{self.valid_min}, {self.valid_max}] in steps of {self.scale:g}: set "
+                    "valid_min and valid_max, or another dtype"
+                )
             elif self.stored_min <= self.fill <= self.stored_max:
                 found.append(f"fill {self.fill} is a valid value of [{self.valid_min}, {self.valid_max}]")
         elif self.fill is not None:
@@ -193,6 +198,10 @@ class ArraySpec:
         declared = {name: value for name, value in asdict(self).items() if name != "program" or value is not None}
         text = json.dumps(declared, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _beyond(limit: float, of_dtype: float, sign: int) -> bool:
+    return math.isfinite(limit) and sign * (limit - of_dtype) > 1e-6
 
 
 def valid_of(spec: ArraySpec, stored: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -24,7 +24,7 @@ from m3etl.stages.summary import Progress, Summary
 
 if TYPE_CHECKING:
     from m3etl.io.earthengine import Session
-    from m3etl.io.ledger import Ledger
+    from m3etl.spec.modality import ArraySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +214,24 @@ def export_pixels(campaign: Campaign, progress: Progress, **selection: Any) -> S
         return run_export(campaign, session=session, progress=progress, **selection)
 
 
+def check_declared(campaign: Campaign, path: Path, text: str, specs: Sequence[ArraySpec]) -> None:
+    """Ask Earth Engine for the assets and bands that a user's file names, at the plan's first chip. InputError with
+    lines where they are not there.
+    """
+    from m3etl.io.plan import iterate_plan
+    from m3etl.stages.declaring import Pilot, check_assets
+
+    first = next(iter(iterate_plan(campaign.plan_path))).iloc[0]
+    pilot = Pilot(
+        lon=float(first["lon"]),
+        lat=float(first["lat"]),
+        year=int(first["year"]),
+        chip_px=campaign.config.sample.chip_px,
+    )
+    with open_source(campaign) as session:
+        check_assets(session, specs, text=text, file=path.name, pilot=pilot)
+
+
 def _refuse_other_plan(existing: Campaign, wanted: CampaignConfig) -> None:
     recorded = existing.config
     if (recorded.sample, recorded.split) == (wanted.sample, wanted.split):
@@ -235,31 +253,26 @@ def _lacks_plan(campaign: Campaign) -> str:
 
 
 def _lacks_export(campaign: Campaign) -> str:
-    if not campaign.ledger_path.exists():  # a data set that was copied here has a store and no ledger
+    if not campaign.with_ledger:  # a data set that was copied here has a store and no ledger
         return "" if campaign.store_path.exists() else "nothing is exported yet"
-    with _ledger(campaign) as ledger:
-        sealed = ledger.shard_counts()[1] + len(ledger.ready_shards())
-    return "" if sealed else "no shard is exported whole yet"
+    sealed, ready = _shards(campaign)
+    return "" if sealed + ready else "no shard is exported whole yet"
 
 
 def _lacks_tiles(campaign: Campaign) -> str:
     if not campaign.store_path.exists():
         return "nothing is cut into chips yet"
-    if not campaign.ledger_path.exists():
-        return ""
-    with _ledger(campaign) as ledger:
-        return "some of what has landed is not sealed yet" if ledger.ready_shards() else ""
+    _, ready = _shards(campaign)
+    return "some of what has landed is not sealed yet" if ready else ""
 
 
-@contextlib.contextmanager
-def _ledger(campaign: Campaign) -> Iterator[Ledger]:
-    from m3etl.io.ledger import open_ledger
+def _shards(campaign: Campaign) -> tuple[int, int]:
+    """(sealed, ready to be sealed)."""
+    from m3etl.stages.parts import open_ledgers
 
-    ledger = open_ledger(campaign.ledger_path)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
+    with open_ledgers(campaign, to_read=True) as opened:
+        ledgers = [ledger for _, ledger in opened]
+        return sum(item.shard_counts()[1] for item in ledgers), sum(len(item.ready_shards()) for item in ledgers)
 
 
 def _lacks_statistics(campaign: Campaign) -> str:

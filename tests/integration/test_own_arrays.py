@@ -1,0 +1,90 @@
+"""A user's own arrays: examples, a pilot chip, an export, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from m3etl.io.store import open_store
+from m3etl.spec.declarations import parse_declarations
+from m3etl.spec.modality import valid_of
+from tests.integration.pipeline import m3etl, write_points
+
+examples = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.toml"))
+palsar2 = next(path for path in examples if path.stem == "palsar2")
+
+
+@pytest.mark.parametrize("path", examples, ids=lambda path: path.stem)
+def test_the_examples_declare_their_arrays(path: Path) -> None:
+    (spec,) = parse_declarations(path.read_text(), file=path.name)
+    assert spec.name == path.stem
+
+
+def test_check_tells_what_a_file_would_store(tmp_path: Path) -> None:
+    found = json.loads(m3etl(tmp_path, "--json", "modalities", "check", str(palsar2)).stdout)
+    text = json.dumps(found)
+    assert '"palsar2"' in text
+    assert "32632-1280" in text
+    assert not (tmp_path / "campaign.toml").exists(), "nothing is left behind"
+
+
+def test_a_declared_array_is_exported_and_stays_declared(tmp_path: Path) -> None:
+    points = write_points(tmp_path / "points.geojson", [(8.5, 47.3, "2019-07-10"), (2.2, 48.7, "2019-06-01")])
+    m3etl(tmp_path, "sample", "--strategy", "points", "--points", str(points), "--chip-px", "32")
+    m3etl(tmp_path, "export", "--modality", "aster", "--declare", str(palsar2))
+    store = open_store(tmp_path / "chips.zarr")
+    assert set(store.specs) == {"aster_elevation", "aster_slope", "palsar2"}
+    rows = np.flatnonzero(store.chip_ids != "")
+    assert valid_of(store.specs["palsar2"], store.read("palsar2", rows)).all()
+    m3etl(tmp_path, "normalize")
+    assert set(json.loads((tmp_path / "stats.json").read_text())["palsar2"]) == {"HH", "HV"}
+    changed = tmp_path / "other" / "palsar2.toml"
+    changed.parent.mkdir()
+    changed.write_text(palsar2.read_text().replace("valid_max = 65534", "valid_max = 60000"))
+    refused = m3etl(tmp_path, "export", "--declare", str(changed), check=False)
+    assert refused.returncode == 2
+    assert "declares its arrays otherwise" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"HV"]', '"HX"]', "palsar2.toml:6: JAXA/ALOS/PALSAR/YEARLY/SAR_EPOCH has no band HX; it has HH, HV"),
+        ("YEARLY/SAR_EPOCH", "YEARLY/NONE", "palsar2.toml:5: the asset JAXA/ALOS/PALSAR/YEARLY/NONE can't be read"),
+        ('dtype = "uint16"', 'dtype = "uint8"', "palsar2.toml:2: array 'palsar2' is declared wrongly: fill 65535"),
+        ("fill = 65535\n", "fill = 300\n", "palsar2.toml:2: array 'palsar2' is declared wrongly: fill 300 is a valid"),
+        ("valid_max = 65534", "valid_max = 70000", "uint16 cannot hold [1.0, 70000.0]"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    path = tmp_path / "palsar2.toml"
+    path.write_text(palsar2.read_text().replace(old, new))
+    refused = m3etl(tmp_path, "modalities", "check", str(path), check=False)
+    assert refused.returncode == 2
+    assert expected in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_export_with_a_bad_file_sends_nothing_and_keeps_nothing(tmp_path: Path) -> None:
+    points = write_points(tmp_path / "points.geojson", [(8.5, 47.3, "2019-07-10")])
+    m3etl(tmp_path, "sample", "--strategy", "points", "--points", str(points), "--chip-px", "32")
+    path = tmp_path / "bad.toml"
+    path.write_text(palsar2.read_text().replace('"HV"]', '"HX"]'))
+    refused = m3etl(tmp_path, "export", "--modality", "aster", "--declare", str(path), check=False)
+    assert refused.returncode == 2
+    assert "has no band HX" in refused.stderr
+    assert not (tmp_path / "modalities").exists()
+    assert not (tmp_path / "chips.zarr").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[[array]]\nname = ", b"x" * 2_000_000])
+def test_files_that_are_no_declaration(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.toml"
+    path.write_bytes(content)
+    refused = m3etl(tmp_path, "modalities", "check", str(path), check=False)
+    assert refused.returncode == 2
+    assert "bad.toml" in refused.stderr
+    assert "Traceback" not in refused.stderr
