@@ -19,7 +19,9 @@ def main() -> None:
     """Rows of all benches, each with the machine and the commit, see docs/performance.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, under five minutes")
-    parser.add_argument("--only", default="", help="run only the benches whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="run only the benches whose file's name holds this; others keep their rows"
+    )
     arguments = parser.parse_args()
     machine, commit = describe_machine(), describe_commit()
     rows = []
@@ -30,8 +32,17 @@ def main() -> None:
             rows += [{**row, "machine": machine, "commit": commit} for row in found]
             for row in found:
                 print(as_line(row), flush=True)
-    if not arguments.only:
-        (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_results(rows, keep_others=bool(arguments.only))
+
+
+def write_results(rows: list[dict[str, Any]], *, keep_others: bool) -> None:
+    """benchmarks/results.json with these rows; with `keep_others` only those of the same name are replaced."""
+    path = folder / "results.json"
+    if keep_others and path.exists():
+        measured = {row["bench"] for row in rows}
+        rows = [row for row in json.loads(path.read_text()) if row["bench"] not in measured] + rows
+    rows = sorted(rows, key=lambda row: row["bench"])
+    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def as_line(row: dict[str, Any]) -> str:

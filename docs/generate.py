@@ -1,8 +1,11 @@
-"""Writes the pages of docs/ that follow from the code: modalities.md and commands.md. `--check` only compares."""
+"""Writes the pages of docs/ that follow from the code or from measurements: modalities.md, commands.md, performance.md.
+`--check` only compares.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +13,7 @@ from pathlib import Path
 import click
 
 from m3etl.cli.main import cli
-from m3etl.spec.catalog import arrays, licenses
+from m3etl.spec.catalog import known_arrays, licenses
 from m3etl.spec.modality import ArraySpec, Shape, Values
 
 folder = Path(__file__).resolve().parent
@@ -29,10 +32,10 @@ def modalities_page() -> str:
             str(spec.values),
             spec.title,
         )
-        for spec in arrays.values()
+        for spec in known_arrays().values()
     ]
     head = ("array", "modality", "pixel", "stored as", "units", "values", "what it is")
-    sections = "\n\n".join(_array_section(spec) for spec in arrays.values())
+    sections = "\n\n".join(_array_section(spec) for spec in known_arrays().values())
     terms = [(item.id, item.kind, item.title, item.notice) for item in licenses.values()]
     return (
         f"{notice}\n# Modalities\n\nA modality is what you ask for (`m3etl export --modality aster`); "
@@ -55,7 +58,42 @@ def commands_page() -> str:
 
 def pages() -> Mapping[str, str]:
     """File name -> content."""
-    return {"modalities.md": modalities_page(), "commands.md": commands_page()}
+    return {"modalities.md": modalities_page(), "commands.md": commands_page(), "performance.md": performance_page()}
+
+
+def performance_page() -> str:
+    """The rows of benchmarks/results.json, with what each is measured against and under which conditions."""
+    path = folder.parent / "benchmarks" / "results.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    head = ("what", "value", "spread", "runs", "against", "its value", "note")
+    rows = [
+        (
+            f"`{row['bench']}`",
+            f"{_short(row['value'])} {row['unit']}",
+            f"{_short(row['spread'][0])} to {_short(row['spread'][1])}",
+            str(row["runs"]),
+            row["rival"] or "",
+            "" if row["rival_value"] is None or not row["rival"] else _short(row["rival_value"]),
+            " ".join(str(row["note"]).split()),
+        )
+        for row in found
+    ]
+    places = sorted({(row["machine"], row["commit"]) for row in found})
+    where = "".join(f"* {machine}, commit `{commit}`\n" for machine, commit in places)
+    return f"{notice}\n# Performance\n\n{_performance_text}\n{where}\n{_table(head, rows)}\n"
+
+
+_performance_text = """Every figure is the median of several runs, a ratio against a named rival or limit on the same
+data in the same run wherever there is one, and repeatable: `make bench` runs all of it and writes
+`benchmarks/results.json`, from which this page is made; `make bench-quick` does the same at small sizes in a few
+minutes. Rivals live in environments of their own (`.bench-venv-*`) and are used as their documentation says; one that
+could not be installed or run is left out and said so. Ratios of speed are ours over the rival's unless the row says
+that lower is better. Measured on:
+"""
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def main(arguments: Sequence[str]) -> int:
