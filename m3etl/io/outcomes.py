@@ -28,6 +28,7 @@ class Kind(StrEnum):
     NO_DATA = "no_data"
     SOURCE_CHANGED = "source_changed"
     AUTH = "auth"
+    QUOTA = "quota"  # the project's own cap on a day's or a month's compute
     CANCELLED = "cancelled"  # an export task that somebody ended
 
 
@@ -54,6 +55,7 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.NO_DATA: Reaction.SPLIT,
     Kind.SOURCE_CHANGED: Reaction.SPLIT,
     Kind.AUTH: Reaction.STOP,
+    Kind.QUOTA: Reaction.STOP,
     Kind.CANCELLED: Reaction.GIVE_UP,
 }
 retry_may_help = frozenset(
@@ -84,6 +86,7 @@ _missing_asset = re.compile(r"asset '([^']+)' (?:not found|does not exist)", re.
 _patterns: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
+        (r"eecu_usage_time", Kind.QUOTA),
         (r"too many requests|quota exceeded for quota metric|too many concurrent|rate ?limit", Kind.RATE),
         (r"capacity exceeded|memory capacity", Kind.CAPACITY),
         (
@@ -114,6 +117,8 @@ def classify(status: int, message: str, headers: Mapping[str, str] | None = None
 
 def _kind(status: int, message: str) -> Kind:
     by_message = next((kind for pattern, kind in _patterns if pattern.search(message)), None)
+    if by_message is Kind.QUOTA:
+        return Kind.QUOTA
     if status == 429:
         return Kind.RATE
     if status == 503:

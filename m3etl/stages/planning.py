@@ -383,6 +383,12 @@ def stopped_error(stopped: FlowStopped) -> RemoteError:
             hint="Log in again with `earthengine authenticate` (or name another project), then run the same command; "
             "nothing landed is lost.",
         )
+    if failure.kind is Kind.QUOTA:
+        return RemoteError(
+            f"the project's own limit of compute is reached: {failure.message}",
+            hint="Run the same command again when the limit is renewed (a daily one at midnight Pacific time), or "
+            "raise it in the Cloud console; nothing landed is lost.",
+        )
     return RemoteError(
         f"Earth Engine has not answered for a while; the last outcome was {failure.kind}: {failure.message}",
         hint="Run the same command again later; nothing landed is lost.",

@@ -1,15 +1,13 @@
-"""The export through the real client over a socket: faults of the wire and kill -9 leave the same data, to the last
-bit.
+"""The export of every modality through the real client over a socket: faults of the wire leave the same data, to the
+last bit.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -82,60 +80,17 @@ def test_what_is_stored_is_observed_and_named(undisturbed):
     assert values.shape == (chips, 1, 5, 5)
 
 
-@pytest.mark.parametrize("path", ["computePixels", "value:compute"])
-def test_faults_of_the_wire_leave_no_trace(undisturbed, tmp_path, path):
+def test_faults_of_the_wire_leave_no_trace(undisturbed, tmp_path):
     faults = tmp_path / "faults.json"
-    faults.write_text(json.dumps({"seed": 11, "rules": [{"path": path, **rule} for rule in fault_rules]}))
+    faults.write_text(json.dumps({"seed": 11, "rules": [{"path": "compute", **rule} for rule in fault_rules]}))
     campaign = make_campaign(tmp_path / "c", plan(), plan_batch=1, max_attempts=12)
     log = tmp_path / "requests.jsonl"
     with start_embedded(state_dir=tmp_path / "state", faults=faults, log=log) as server:
         summary = export(campaign, server.url)
-    hit = sum(path in json.loads(line)["path"] for line in log.read_text().splitlines())
-    assert hit > chips + 2, "faults were injected"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for path in ("computePixels", "value:compute"):
+        assert sum(path in line["path"] and "fault" in line for line in lines) > 2, "faults were injected"
     assert summary.failed == 0
-    assert content(campaign.root) == content(undisturbed[0].root)
-
-
-def test_kill_9_in_mid_export(undisturbed, tmp_path):
-    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2)
-    log = tmp_path / "requests.jsonl"
-    command = [sys.executable, "-W", "ignore", "-m", "m3etl", "-C", str(campaign.root), "export"]
-    with start_embedded(state_dir=tmp_path / "state", log=log) as server:
-        environment = {**os.environ, "M3ETL_EE_URL": server.url}
-
-        def pixel_requests() -> int:
-            return log.read_text().count("computePixels") if log.exists() else 0
-
-        for target in (3, 6):
-            process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while pixel_requests() < target and process.poll() is None:
-                time.sleep(0.02)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert pixel_requests() <= chips + 2 * 4, "no more repeated than what was in flight or being written"
-    assert content(campaign.root) == content(undisturbed[0].root)
-
-
-def test_ctrl_c_exits_130_and_keeps_what_landed(undisturbed, tmp_path):
-    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2)
-    log = tmp_path / "requests.jsonl"
-    command = [sys.executable, "-W", "ignore", "-m", "m3etl", "-C", str(campaign.root), "export"]
-    with start_embedded(state_dir=tmp_path / "state", log=log) as server:
-        environment = {**os.environ, "M3ETL_EE_URL": server.url}
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        while (not log.exists() or log.read_text().count("computePixels") < 2) and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode in (130, 0), errors
-        assert "Traceback" not in errors
-        export(campaign, server.url)
-        repeated = log.read_text().count("computePixels")
-        assert repeated == chips, "nothing that landed is asked for again"
     assert content(campaign.root) == content(undisturbed[0].root)
 
 

@@ -20,6 +20,7 @@ from fakes.remembering import remembering_service
 from m3etl.campaign import Campaign, open_campaign
 from m3etl.emulator.faults import parse_faults
 from m3etl.emulator.server import running
+from m3etl.errors import RemoteError
 from m3etl.io.earthengine import open_session
 from m3etl.io.ledger import open_ledger
 from m3etl.io.provenance import read_provenance
@@ -106,6 +107,7 @@ class Run:
     summary: Summary
     sent: list[dict[str, Any]]
     restricted: bool
+    said: list[str]
 
     def faulty(self) -> list[dict[str, Any]]:
         return [line for line in self.sent if "fault" in line]
@@ -131,6 +133,16 @@ class Run:
             ledger.close()
 
 
+class Listening(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
 class Rig:
     """Exports the same plan again and again through one server."""
 
@@ -151,14 +163,15 @@ class Rig:
             running(self._service, plan=plan, log=log) as server,
             open_session(url=server.url, project="", deadline_s=deadline_s) as session,
         ):
-            summary = run_export(
-                open_campaign(campaign.root), session=session, progress=SilentProgress(), base_wait_s=0.01
-            )
+            progress = Listening()
+            summary = run_export(open_campaign(campaign.root), session=session, progress=progress, base_wait_s=0.01)
             until = time.monotonic() + 10
             while server.in_flight and time.monotonic() < until:  # the log names a stalled request when it ends
                 time.sleep(0.05)
         lines = [json.loads(line) for line in log.read_text().splitlines()]
-        return Run(campaign, summary, [line for line in lines if "compute" in line["path"]], session.restricted)
+        return Run(
+            campaign, summary, [line for line in lines if "compute" in line["path"]], session.restricted, progress.said
+        )
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +284,12 @@ def test_restricted_mode_is_noticed(rig):
     run = rig.export([{"path": "computePixels", "headers": headers}])
     assert run.summary.failed == 0
     assert run.restricted
+    assert run.summary.facts["restricted mode"] is True
+    assert any("restricted mode" in text for text in run.said)
+
+
+def test_a_daily_limit_of_compute_ends_the_run_and_is_not_asked_again(rig):
+    message = "Quota exceeded for quota metric 'EECU time' and limit 'earthengine.googleapis.com/daily_eecu_usage_time'"
+    with pytest.raises(RemoteError, match="own limit of compute") as caught:
+        rig.export([{"path": "computePixels", "calls": {"after": 3}, "status": 429, "message": message}])
+    assert "nothing landed is lost" in caught.value.hint

@@ -13,6 +13,11 @@ rows = [
         Kind.RATE,
     ),
     (429, "Quota exceeded for quota metric 'Number of read requests' and limit 'x per minute per user'", Kind.RATE),
+    (
+        429,
+        "Quota exceeded for quota metric 'EECU time' and limit 'earthengine.googleapis.com/daily_eecu_usage_time'",
+        Kind.QUOTA,
+    ),
     (400, "Too many concurrent aggregations.", Kind.RATE),
     (403, "User rate limit exceeded (rate limit)", Kind.RATE),
     (503, "Earth Engine capacity exceeded.", Kind.CAPACITY),
