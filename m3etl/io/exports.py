@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from m3etl.io.earthengine import Session, translated
 from m3etl.io.objects import BucketPlace
-from m3etl.io.outcomes import Failure, Kind, RequestFailed, classify
+from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, classify, reactions
 from m3etl.io.recipes import stored_image
 from m3etl.spec.exporttasks import ExportTask, request_id
 from m3etl.spec.modality import ArraySpec
@@ -31,14 +31,11 @@ _bucket_trouble = re.compile(r"\bbucket\b|storage\.(?:objects|buckets)|cloud sto
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What the service says about one attempt. failure: why it came to nothing, None while it runs or went well;
-    bucket_refused: the reason lies in the bucket, not in the task.
-    """
+    """What the service says about one attempt. failure: why it came to nothing, None while it runs or went well."""
 
     name: str
     done: bool
     failure: Failure | None = None
-    bucket_refused: bool = False
     eecu_seconds: float = 0.0
 
 
@@ -56,6 +53,12 @@ class ExportService(Protocol):
 
     def cancel(self, name: str) -> None:
         """End an operation."""
+
+
+def blames_bucket(failure: Failure) -> bool:
+    """Whether a failure lies in the bucket, so that every task would fail in the same way."""
+    lasting = reactions[failure.kind] in (Reaction.GIVE_UP, Reaction.STOP)
+    return lasting and bool(_bucket_trouble.search(failure.message))
 
 
 def folder_of(job: str, attempt: int) -> str:
@@ -159,6 +162,5 @@ def _as_operation(answer: Mapping[str, Any]) -> Operation:
         name=str(answer["name"]),
         done=state in ("SUCCEEDED", "FAILED", "CANCELLED"),
         failure=failure,
-        bucket_refused=state == "FAILED" and bool(failure and _bucket_trouble.search(failure.message)),
         eecu_seconds=float(metadata.get("batchEecuUsageSeconds") or 0.0),
     )

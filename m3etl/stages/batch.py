@@ -19,28 +19,23 @@ from m3etl import __version__
 from m3etl.campaign import Campaign
 from m3etl.errors import DamagedError, InputError, RemoteError
 from m3etl.io.earthengine import Session
-from m3etl.io.exports import Exports, ExportService, Operation, folder_of, most_queued
-from m3etl.io.flow import FlowCounts, FlowStopped
+from m3etl.io.exports import Exports, ExportService, folder_of
+from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import ChipRecord, Ledger
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.objects import Bucket, BucketPlace, embedded_bucket, open_bucket, parse_bucket
-from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
+from m3etl.io.outcomes import Kind
 from m3etl.io.pixels import PixelJob, WholeChip
-from m3etl.io.tasks import TaskRecord, Tasks, TaskState, open_tasks
-from m3etl.spec.budget import batch_lane
-from m3etl.spec.exporttasks import TaskChip, cells_a_side, halves, plan_tasks, tile_of, without
-from m3etl.spec.jobs import ArrayStatus
+from m3etl.io.tasks import TaskRecord, Tasks, open_tasks
+from m3etl.spec.exporttasks import TaskChip, cells_a_side, plan_tasks, tile_of
 from m3etl.spec.modality import Shape
 from m3etl.stages.landing import Landing
 from m3etl.stages.places import grid_of
-from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
+from m3etl.stages.taskrunning import TaskRunner, longest_pause_s
 from m3etl.stages.tile import Layout
-from m3etl.stages.tilereading import ChipPart, ExportedTask, WrongFilesError, WrongPixelsError
+from m3etl.stages.tilereading import TileReading
 
-most_attempts = 3  # of one task; each costs minutes and EECU
-longest_pause_s = 30.0
-patience_s = 300.0  # without any answer of the service
 landed_together = 64  # chips
 
 
@@ -76,7 +71,6 @@ class BatchLane:
         self._progress = progress
         self._stop = stop
         self._base_wait_s = base_wait_s
-        self._meter = meter or Unmetered()
         self._landing = Landing(campaign.raw_path, ledger, layout, hand_over)
         self._rasters = {name: spec for name, spec in layout.specs.items() if spec.shape is Shape.RASTER}
         self._cells = cells_a_side(
@@ -85,8 +79,20 @@ class BatchLane:
             tile_px=campaign.config.export.batch_tile_px,
         )
         self._salt = f"{tasks.salt()} {bucket.place.url}"
-        self._refusals = 0
-        self._last_good = time.monotonic()
+        self._runner = TaskRunner(
+            tasks=tasks,
+            service=service,
+            fail=self._quarantine,
+            place=bucket.place.url,
+            salt=self._salt,
+            in_flight=campaign.config.export.batch_in_flight,
+            deadline_h=campaign.config.export.batch_deadline_h,
+            base_wait_s=base_wait_s,
+            counts=counts,
+            meter=meter or Unmetered(),
+            progress=progress,
+            stop=stop,
+        )
 
     @property
     def landed(self) -> int:
@@ -167,15 +173,9 @@ class BatchLane:
 
     def _work(self, pool: ThreadPoolExecutor) -> None:
         """Until no task is open and every finished tile is read, or `stop` is set."""
-        limit = self._in_flight_limit()
-        pause_s, reading, hold_until = self._base_wait_s, None, 0.0
-        self._last_good = time.monotonic()
+        pause_s, reading = self._base_wait_s, None
         while not self._stop.is_set():
-            changed = self._look_at_all()
-            if time.monotonic() >= hold_until:
-                submitted, held = self._submit(limit)
-                changed += submitted
-                hold_until = time.monotonic() + self._hold_s() if held else 0.0
+            changed = self._runner.step()
             reading, finished = self._read_next(pool, reading)
             changed += finished
             open_tasks = sum(self._tasks.counts().get(state, 0) for state in ("planned", "submitting", "running"))
@@ -187,148 +187,11 @@ class BatchLane:
         if reading is not None:
             reading.result()
 
-    def _in_flight_limit(self) -> int:
-        wanted = self._campaign.config.export.batch_in_flight or self._service.running_limit()
-        return max(1, min(wanted, most_queued))
-
     def _wait(self, pause_s: float, reading: Future[None] | None) -> None:
         end = time.monotonic() + pause_s
         while (left := end - time.monotonic()) > 0 and not (reading is not None and reading.done()):
             if self._stop.wait(min(left, 0.05 if reading is not None else left)):
                 return
-
-    def _submit(self, limit: int) -> tuple[int, bool]:
-        """Ask for tasks as far as there is room; returns how many, and whether the service wants none for now."""
-        room = limit - self._tasks.counts().get(TaskState.RUNNING, 0)
-        count = 0
-        for record in self._tasks.next_to_submit(room) if room > 0 else []:
-            if self._stop.is_set():
-                break
-            self._tasks.submitting(record.job)
-            self._counts.requests += 1
-            try:
-                operation = self._service.submit(record.job, record.attempt, record.task)
-            except RequestFailed as failed:
-                if self._may_ask_again(failed.failure):
-                    return count, True
-                self._came_to_nothing(record, failed.failure)
-                continue
-            self._tasks.started(record.job, operation)
-            self._good()
-            count += 1
-            self._counts.peak_in_flight = max(self._counts.peak_in_flight, limit - room + count)
-        return count, False
-
-    def _look_at_all(self) -> int:
-        """Look at every task that the service has; returns how many of them ended."""
-        ended = 0
-        for record in self._tasks.running():
-            if self._stop.is_set():
-                break
-            self._counts.requests += 1
-            try:
-                operation = self._service.look(record.operation)
-            except RequestFailed as failed:
-                if self._may_ask_again(failed.failure):
-                    break
-                gone = Failure(kind=Kind.TRANSIENT, message=f"the operation is not there: {failed.failure.message}")
-                self._came_to_nothing(record, gone)
-                continue
-            self._good()
-            ended += self._take(record, operation)
-        return ended
-
-    def _take(self, record: TaskRecord, operation: Operation) -> bool:
-        if not operation.done:
-            if time.time() - record.since < self._campaign.config.export.batch_deadline_h * 3600:
-                return False
-            self._cancel(record)
-            self._came_to_nothing(
-                record,
-                Failure(
-                    kind=Kind.TRANSIENT,
-                    message=f"not finished after {self._campaign.config.export.batch_deadline_h:g} hours",
-                ),
-            )
-        elif operation.failure is None:
-            self._tasks.exported(record.job)
-            self._meter.charge(batch_lane, 1.0, operation.eecu_seconds)
-        elif operation.bucket_refused:
-            self._tasks.try_again(record.job, str(operation.failure.kind), operation.failure.message)
-            raise RemoteError(
-                f"Earth Engine cannot write to {self._bucket.place.url}: {operation.failure.message}",
-                hint="Let the account that runs the exports write there (Storage Object Admin), then run the same "
-                "command again; nothing landed is lost.",
-            )
-        else:
-            self._came_to_nothing(record, operation.failure)
-        return True
-
-    def _cancel(self, record: TaskRecord) -> None:
-        try:
-            self._service.cancel(record.operation)
-        except RequestFailed as failed:
-            self._progress.say(f"{record.operation} could not be cancelled: {failed.failure.message}")
-
-    def _good(self) -> None:
-        self._refusals = 0
-        self._last_good = time.monotonic()
-
-    def _may_ask_again(self, failure: Failure) -> bool:
-        """Whether the same is to be asked again later; raises when the run can't go on."""
-        self._counts.outcomes[str(failure.kind)] += 1
-        reaction = reactions[failure.kind]
-        if reaction is Reaction.STOP:
-            raise stopped_error(FlowStopped(failure))
-        if reaction not in (Reaction.WAIT, Reaction.RETRY):
-            return False
-        self._counts.retries += 1
-        self._refusals += 1
-        silent_s = time.monotonic() - self._last_good
-        if failure.kind is not Kind.RATE and self._refusals >= most_attempts and silent_s > patience_s:
-            raise stopped_error(FlowStopped(failure))
-        return True
-
-    def _hold_s(self) -> float:
-        return min(longest_pause_s, self._base_wait_s * 2.0 ** min(self._refusals, 10))
-
-    def _came_to_nothing(self, record: TaskRecord, failure: Failure) -> None:
-        """React to an attempt that failed: another one, other tasks in its place, or none."""
-        reaction = reactions[failure.kind]
-        if reaction is Reaction.STOP:
-            self._tasks.try_again(record.job, str(failure.kind), failure.message)
-            raise stopped_error(FlowStopped(failure))
-        if reaction is Reaction.SPLIT and self._replace(record, failure):
-            return
-        if reaction in (Reaction.WAIT, Reaction.RETRY) and record.attempt % most_attempts:
-            self._tasks.try_again(record.job, str(failure.kind), failure.message)
-            self._counts.retries += 1
-            return
-        self._give_up(record, str(failure.kind), failure.message)
-
-    def _replace(self, record: TaskRecord, failure: Failure) -> bool:
-        """Put other tasks in the place of one that can't be done as it is; False where nothing smaller is left."""
-        task = record.task
-        absent: dict[str, str] = {}
-        if failure.kind is Kind.SOURCE_CHANGED:
-            absent = {name: ArrayStatus.SOURCE_CHANGED for name, ids in task.scenes.items() if failure.asset in ids}
-        elif failure.kind is Kind.NO_DATA and len(task.scenes) == 1:
-            absent = dict.fromkeys(task.scenes, ArrayStatus.NO_SCENE)
-        parts = without(task, list(absent)) if absent else halves(task)
-        if parts is None or (failure.kind is Kind.SOURCE_CHANGED and not absent):
-            return False
-        self._tasks.replaced(record.job, parts, salt=self._salt, absent=absent)
-        return True
-
-    def _give_up(self, record: TaskRecord, kind: str, reason: str) -> None:
-        for chip_id in sorted(record.task.chip_ids):
-            self._quarantine(chip_id, kind, reason)
-        self._tasks.failed(record.job, kind, reason)
-
-    def _quarantine(self, chip_id: str, kind: str, reason: str) -> None:
-        if self._ledger.open_chip(chip_id) is not None:
-            self._landing.fail(chip_id, kind, reason)
-            self._progress.advance(1, **self._fields())
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -348,7 +211,7 @@ class BatchLane:
         records = [record for record in self._tasks.of_tile(tile) if self._open_chips([record])]
         chips = self._open_chips(records)
         with contextlib.ExitStack() as stack:
-            reading = _Reading(records, chips, self._bucket, self._layout)
+            reading = TileReading(records, chips, self._bucket, self._layout.specs)
             stack.callback(reading.close)
             for start in range(0, len(chips), landed_together):
                 if self._stop.is_set():
@@ -384,13 +247,16 @@ class BatchLane:
         """Try a task again in which something was wrong, or quarantine its wrong chips; returns whether it is tried."""
         if not wrong:
             return False
-        if record.attempt % most_attempts:
-            self._tasks.try_again(record.job, Kind.WRONG, next(iter(wrong.values())))
-            self._counts.retries += 1
+        if self._runner.try_again(record, next(iter(wrong.values()))):
             return True
         for chip_id, reason in wrong.items():
             self._quarantine(chip_id, Kind.WRONG, reason)
         return False
+
+    def _quarantine(self, chip_id: str, kind: str, reason: str) -> None:
+        if self._ledger.open_chip(chip_id) is not None:
+            self._landing.fail(chip_id, kind, reason)
+            self._progress.advance(1, **self._fields())
 
     def _clean(self, records: Sequence[TaskRecord]) -> None:
         """Delete what the tasks left in the bucket; that it can't be deleted is said and no more."""
@@ -404,57 +270,6 @@ class BatchLane:
 
     def _fields(self) -> dict[str, object]:
         return {"retries": self._counts.retries, "MB": round(self.nbytes / 1e6, 1)}
-
-
-class _Reading:
-    """The files of a tile's tasks, read side by side, chip after chip. wrong: chips by job whose pixels can't be had
-    from its files, with the reason.
-    """
-
-    def __init__(self, records: Sequence[TaskRecord], chips: Sequence[str], bucket: Bucket, layout: Layout) -> None:
-        self.wrong: dict[str, dict[str, str]] = {}
-        self._records = [(record, record.task.chip_ids) for record in records]
-        self._sources: dict[str, ExportedTask] = {}
-        self._broken: dict[str, str] = {}
-        for record in records:
-            if record.state is TaskState.EXPORTED:
-                try:
-                    self._sources[record.job] = ExportedTask(record, bucket, layout.specs, chips)
-                except WrongFilesError as error:
-                    self._broken[record.job] = str(error)
-
-    def assemble(self, job: PixelJob) -> WholeChip | None:
-        """The next chip from the files of its tasks; None where they do not bring all of it."""
-        chip_id = job.chip.chip_id
-        mine = [record for record, chip_ids in self._records if chip_id in chip_ids]
-        statuses = {name: ArrayStatus(status) for record in mine for name, status in record.absent.items()}
-        parts, valid = [], dict[str, float]()
-        for record in mine:
-            part = self._part(record, job) if record.state is TaskState.EXPORTED else None
-            if part is not None:
-                parts.append(part.part)
-                valid.update(part.valid)
-        if set(job.wanted()) - valid.keys() - statuses.keys():
-            return None
-        return WholeChip(chip_id=chip_id, parts=tuple(parts), valid=valid, statuses=statuses)
-
-    def close(self) -> None:
-        """End the threads that read."""
-        for source in self._sources.values():
-            source.close()
-
-    def _part(self, record: TaskRecord, job: PixelJob) -> ChipPart | None:
-        chip_id = job.chip.chip_id
-        if record.job not in self._broken:
-            try:
-                return self._sources[record.job].read(job)
-            except WrongPixelsError as error:
-                self.wrong.setdefault(record.job, {})[chip_id] = str(error)
-                return None
-            except WrongFilesError as error:
-                self._broken[record.job] = str(error)
-        self.wrong.setdefault(record.job, {})[chip_id] = self._broken[record.job]
-        return None
 
 
 @contextlib.contextmanager

@@ -17,13 +17,13 @@ from m3etl.errors import InputError, RemoteError
 from m3etl.io.exports import folder_of
 from m3etl.io.objects import Bucket
 from m3etl.io.outcomes import RequestFailed
-from m3etl.io.pixels import PixelJob, PixelRequest, read_answer
+from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, read_answer
 from m3etl.io.rasters import Raster, WindowPixels, describe_raster, read_windows
 from m3etl.io.recipes import Window
 from m3etl.io.segments import Part
-from m3etl.io.tasks import TaskRecord
+from m3etl.io.tasks import TaskRecord, TaskState
 from m3etl.spec.exporttasks import ExportTask
-from m3etl.spec.jobs import field_name
+from m3etl.spec.jobs import ArrayStatus, field_name
 from m3etl.spec.modality import ArraySpec
 
 window_bytes = 32 << 20  # decoded windows in memory per file; a tile has a handful of them
@@ -139,6 +139,59 @@ class ExportedTask:
                 raise self._damaged(error) from error
         _check_files(self.record.task, self._specs, rasters)
         return rasters
+
+
+class TileReading:
+    """The files of a tile's tasks, read side by side, chip after chip. wrong: chips by job whose pixels can't be had
+    from its files, with the reason.
+    """
+
+    def __init__(
+        self, records: Sequence[TaskRecord], chips: Sequence[str], bucket: Bucket, specs: Mapping[str, ArraySpec]
+    ) -> None:
+        self.wrong: dict[str, dict[str, str]] = {}
+        self._records = [(record, record.task.chip_ids) for record in records]
+        self._sources: dict[str, ExportedTask] = {}
+        self._broken: dict[str, str] = {}
+        for record in records:
+            if record.state is TaskState.EXPORTED:
+                try:
+                    self._sources[record.job] = ExportedTask(record, bucket, specs, chips)
+                except WrongFilesError as error:
+                    self._broken[record.job] = str(error)
+
+    def assemble(self, job: PixelJob) -> WholeChip | None:
+        """The next chip from the files of its tasks; None where they do not bring all of it."""
+        chip_id = job.chip.chip_id
+        mine = [record for record, chip_ids in self._records if chip_id in chip_ids]
+        statuses = {name: ArrayStatus(status) for record in mine for name, status in record.absent.items()}
+        parts, valid = [], dict[str, float]()
+        for record in mine:
+            part = self._part(record, job) if record.state is TaskState.EXPORTED else None
+            if part is not None:
+                parts.append(part.part)
+                valid.update(part.valid)
+        if set(job.wanted()) - valid.keys() - statuses.keys():
+            return None
+        return WholeChip(chip_id=chip_id, parts=tuple(parts), valid=valid, statuses=statuses)
+
+    def close(self) -> None:
+        """End the threads that read."""
+        for source in self._sources.values():
+            source.close()
+
+    def _part(self, record: TaskRecord, job: PixelJob) -> ChipPart | None:
+        chip_id = job.chip.chip_id
+        if record.job not in self._broken:
+            try:
+                return self._sources[record.job].read(job)
+            except WrongPixelsError as error:
+                self.wrong.setdefault(record.job, {})[chip_id] = str(error)
+                return None
+            except WrongFilesError as error:
+                self._broken[record.job] = str(error)
+        self.wrong.setdefault(record.job, {})[chip_id] = self._broken[record.job]
+        return None
 
 
 def _grid(task: ExportTask) -> PixelGrid:

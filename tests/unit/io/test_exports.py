@@ -12,7 +12,7 @@ import rasterio
 from m3etl.emulator.model import invalid
 from m3etl.emulator.server import make_service, running
 from m3etl.io.earthengine import open_session
-from m3etl.io.exports import Exports, folder_of
+from m3etl.io.exports import Exports, blames_bucket, folder_of
 from m3etl.io.objects import BucketPlace
 from m3etl.io.outcomes import Kind, RequestFailed
 from m3etl.spec.catalog import arrays
@@ -135,6 +135,7 @@ def test_a_cancelled_task_says_so(rig, monkeypatch):
 @pytest.mark.parametrize(
     ("message", "kind", "bucket"),
     [
+        ("An internal error has occurred while writing to the bucket.", Kind.TRANSIENT, False),
         ("Export too large: specified 9 pixels (max: 4).", Kind.TOO_LARGE, False),
         ("User memory limit exceeded.", Kind.TOO_LARGE, False),
         ("Exported bands must have compatible data types; found Float32 and Byte.", Kind.DETERMINISTIC, False),
@@ -151,7 +152,7 @@ def test_a_failed_task_has_a_kind(rig, monkeypatch, message, kind, bucket):
     operation = rig.finished(rig.exports.submit(hashlib.sha256(message.encode()).hexdigest()[:24], 1, task()))
     assert operation.failure is not None
     assert operation.failure.kind is kind
-    assert operation.bucket_refused is bucket
+    assert blames_bucket(operation.failure) is bucket
     if kind is Kind.SOURCE_CHANGED:
         assert operation.failure.asset == "ESA/WorldCover/v100/2020"
 

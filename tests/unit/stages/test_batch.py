@@ -21,10 +21,11 @@ from m3etl.io.exports import Operation
 from m3etl.io.objects import Bucket
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.provenance import read_provenance
-from m3etl.stages import batch
+from m3etl.stages import batch, taskrunning
 from m3etl.stages.export import run_export
 from m3etl.stages.status import read_status
 from m3etl.stages.summary import SilentProgress
+from m3etl.stages.taskrunning import TaskRunner
 from tests.unit.stages.test_export import content, make_campaign, make_plan
 
 chips = 6
@@ -134,8 +135,8 @@ def test_troubles_that_pass_leave_no_trace(clouds, by_pixels):
     assert {attempt for _, attempt in started} > {1}
 
 
-def ended(message: str, kind: Kind, **fields) -> Operation:
-    return Operation(name="x", done=True, failure=Failure(kind=kind, message=message), **fields)
+def ended(message: str, kind: Kind) -> Operation:
+    return Operation(name="x", done=True, failure=Failure(kind=kind, message=message))
 
 
 def fails(array: str, operation: Operation, *, attempts: int = 10**6):
@@ -400,9 +401,14 @@ def test_a_bucket_that_is_not_there_is_said_before_anything_is_asked(clouds, by_
     assert cloud.content() == by_pixels
 
 
-def test_an_account_that_may_not_write_stops_the_run_and_the_next_one_goes_on(clouds, by_pixels):
-    refused = ended("No storage.objects.create access to the bucket", Kind.AUTH, bucket_refused=True)
-    cloud = clouds(trouble=fails("worldcover", refused))
+@pytest.mark.parametrize("where", ["run", "submit"])
+def test_an_account_that_may_not_write_stops_the_run_and_the_next_one_goes_on(clouds, by_pixels, where):
+    refused = ended("No storage.objects.create access to the bucket", Kind.DETERMINISTIC)
+
+    def trouble(kind, subject, number):
+        return (refused if kind == "run" else refused.failure) if kind == where else None
+
+    cloud = clouds(trouble=trouble)
     with pytest.raises(RemoteError, match="cannot write to gs://a-bucket/deep") as caught:
         cloud.export()
     assert caught.value.exit_code == 4
@@ -430,7 +436,7 @@ def test_an_expired_login_ends_the_run_and_the_next_one_goes_on(clouds, by_pixel
 
 
 def test_a_service_that_stays_silent_ends_the_run(clouds, by_pixels, monkeypatch):
-    monkeypatch.setattr(batch, "patience_s", 0.05)
+    monkeypatch.setattr(taskrunning, "patience_s", 0.05)
     cloud = clouds(trouble=lambda kind, subject, number: Failure(kind=Kind.NETWORK, message="connection lost"))
     with pytest.raises(RemoteError, match="connection lost"):
         cloud.export()
@@ -461,7 +467,7 @@ def test_a_submission_whose_answer_was_lost_starts_nothing_twice(clouds, by_pixe
 def test_interrupted_tasks_go_on_and_are_collected_later(clouds, by_pixels):
     cloud = clouds(slow=3)
     lanes = []
-    start = batch.BatchLane._look_at_all
+    start = TaskRunner._look_at_all
 
     def stopping(self):
         lanes.append(self)
@@ -469,12 +475,12 @@ def test_interrupted_tasks_go_on_and_are_collected_later(clouds, by_pixels):
             self._stop.set()
         return start(self)
 
-    batch.BatchLane._look_at_all = stopping
+    TaskRunner._look_at_all = stopping
     try:
         with pytest.raises(KeyboardInterrupt):
             cloud.export()
     finally:
-        batch.BatchLane._look_at_all = start
+        TaskRunner._look_at_all = start
     assert cloud.tasks.waiting()
     assert cloud.export().failed == 0
     started = cloud.tasks.started()
@@ -502,7 +508,7 @@ def test_another_bucket_waits_until_the_first_is_empty(clouds, monkeypatch):
 
 
 def stop_soon(monkeypatch) -> None:
-    look = batch.BatchLane._look_at_all
+    look = TaskRunner._look_at_all
     seen = threading.local()
 
     def stopping(self):
@@ -511,7 +517,7 @@ def stop_soon(monkeypatch) -> None:
             self._stop.set()
         return look(self)
 
-    monkeypatch.setattr(batch.BatchLane, "_look_at_all", stopping)
+    monkeypatch.setattr(TaskRunner, "_look_at_all", stopping)
 
 
 def test_a_lost_ledger_starts_over_under_other_names(clouds, by_pixels):
