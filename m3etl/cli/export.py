@@ -37,6 +37,12 @@ from m3etl.cli.options import Settings, earthengine_options
     help="One request per chip (pixels, the default), or export tasks into a bucket: for wall-to-wall layers.",
 )
 @click.option("--bucket", metavar="gs://NAME/PREFIX", help="Where the batch lane exports to.")
+@click.option(
+    "--part",
+    metavar="I/N",
+    callback=lambda context, option, value: _part_of(value),
+    help="Only the I-th of N parts of the plan, for several hosts or projects; see docs/campaign.md.",
+)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed for good.")
 @click.option(
     "--only",
@@ -67,6 +73,7 @@ def command(
     s2: str | None,
     lane: str | None,
     bucket: str | None,
+    part: tuple[int, int] | None,
     retry_failed: bool,
     only: str,
     dry_run: bool,
@@ -103,6 +110,7 @@ def command(
         s2=s2,
         lane=lane,
         bucket=bucket,
+        part=part,
         retry_failed=retry_failed,
         only=only,
         dry_run=dry_run,
@@ -111,3 +119,12 @@ def command(
     )
     write_summaries(settings, [*summaries, summary])
     return require_success([summary])
+
+
+def _part_of(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise click.BadParameter(f"{text!r} is no part; write 3/8 for the third of eight")
+    return int(number), int(count)

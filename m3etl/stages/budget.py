@@ -23,11 +23,12 @@ most_shards_measured = 16
 pilot_name = "pilot.json"
 
 
-def read_figures(campaign: Campaign, ledger: Ledger | None) -> Figures:
-    """What the runs of a campaign and its pilot have shown so far."""
+def read_figures(campaign: Campaign, *ledgers: Ledger | None) -> Figures:
+    """What the runs of a campaign (in the ledgers of its parts) and its pilot have shown so far."""
     figures = read_pilot(campaign)
-    if ledger is not None:
-        figures.merge(_figures_of_runs(campaign, ledger))
+    for ledger in ledgers:
+        if ledger is not None:
+            figures.merge(_figures_of_runs(campaign, ledger))
     return figures
 
 

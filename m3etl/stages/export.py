@@ -21,6 +21,7 @@ from m3etl.stages.budget import make_meter, over_budget, read_figures
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.fetching import Lane, PixelLane, SealingThread
 from m3etl.stages.layout import Layout, fix_layout, with_catalogue
+from m3etl.stages.parts import begin_part, check_part, join_parts
 from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.scheduling import (
     choose,
@@ -44,6 +45,7 @@ def run_export(
     s2: str | None = None,
     lane: str | None = None,
     bucket: str | None = None,
+    part: tuple[int, int] | None = None,
     retry_failed: bool = False,
     only: str = "",
     dry_run: bool = False,
@@ -55,6 +57,7 @@ def run_export(
 
     The arrays are fixed by the first export, and `s2` (auto, l2a, l1c or both; as configured without one) with them.
     lane: pixels or batch, `bucket`: where batch exports go (gs://NAME/prefix); as configured without them.
+    part: (i, n) to do the i-th of n parts, from 1, with a ledger of its own; the others may run elsewhere.
     `dry_run` sends nothing and needs no session. `retry_failed` takes chips up again that had failed for good, and
     `only` limits the run to those that failed as this kind or with this text in the reason. budget_eecu_hours: what all
     runs of the campaign may spend; the run ends cleanly when the upper bound of its cost reaches it. base_wait_s: first
@@ -66,20 +69,22 @@ def run_export(
     refuses or does not answer, KeyboardInterrupt after Ctrl-C, when what was in flight has landed.
     """
     options = campaign.config.export
-    campaign = campaign.with_config(
-        export=replace(options, s2=s2 or options.s2, lane=lane or options.lane, bucket=bucket or options.bucket)
-    )
+    options = replace(options, s2=s2 or options.s2, lane=lane or options.lane, bucket=bucket or options.bucket)
+    campaign = replace(campaign.with_config(export=options), part=part)
     chosen = choose(campaign, region, only)
     if dry_run:
         return _dry_run(campaign, chosen, modalities)
     if session is None:
         raise InputError("an export needs a connection to Earth Engine", hint="Name one with --ee-url, or log in.")
     with locked(campaign):
+        check_part(campaign)
+        if part is None:
+            join_parts(campaign, progress)
         ledger = open_ledger(campaign.ledger_path)
         try:
             ledger.chosen = chosen
             export = _Export(campaign, session, ledger, progress, base_wait_s, budget_eecu_hours)
-            return export.run(modalities, retry_failed=retry_failed or bool(only))
+            return export.run(modalities, region, retry_failed=retry_failed or bool(only))
         finally:
             ledger.close()
 
@@ -110,21 +115,26 @@ class _Export:
         self._landed = 0
         self._bytes = 0
 
-    def run(self, modalities: Sequence[str], *, retry_failed: bool) -> Summary:
+    def run(self, modalities: Sequence[str], region: str | None, *, retry_failed: bool) -> Summary:
         layout = fix_layout(self._campaign, self._ledger, modalities, lambda: count_planned(self._campaign))
         self._campaign = with_catalogue(self._campaign, layout)
-        read_plan_into(self._ledger, self._campaign, self._progress)
+        whole = self._campaign.part is None
+        if whole:
+            read_plan_into(self._ledger, self._campaign, self._progress)
+        else:
+            begin_part(self._campaign, self._ledger, layout, region, self._progress)
         self._seal_ready(layout)
         if retry_failed:
-            count, _ = self._ledger.reopen_failed(shard_chips=layout.shard_chips)
-            self._progress.say(f"{count} failed chips are tried again")
-        form_open_lots(self._ledger, self._campaign, layout)
+            self._reopen_failed(layout)
+        if whole:
+            form_open_lots(self._ledger, self._campaign, layout)
         with _draining(self._stop, self._progress):
             try:
                 self._work(layout)
             finally:
                 self._record_run()
-                write_rows_to_plan(self._campaign, [self._ledger])
+                if whole:
+                    write_rows_to_plan(self._campaign, [self._ledger])
         if self._budget_eecu_hours is not None and self._meter.over:
             outcome = f"{self._landed} chips landed in this run"
             raise over_budget(read_figures(self._campaign, self._ledger), self._budget_eecu_hours, outcome)
@@ -137,6 +147,17 @@ class _Export:
         sealer = Sealer(self._campaign, self._ledger, layout)
         for shard in self._ledger.ready_shards():
             sealer.seal(shard)
+
+    def _reopen_failed(self, layout: Layout) -> None:
+        count, left = self._ledger.reopen_failed(
+            shard_chips=layout.shard_chips, leave_sealed=self._campaign.part is not None
+        )
+        self._progress.say(f"{count} failed chips are tried again")
+        if left:
+            self._progress.say(
+                f"{left} failed chips lie in sealed shards: when all parts are done, try them with "
+                "`m3etl export --retry-failed` without --part"
+            )
 
     def _work(self, layout: Layout) -> None:
         """Wave by wave, scenes are fixed and pixels fetched, first with what an earlier run left open."""

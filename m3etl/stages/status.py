@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from m3etl.campaign import Campaign
 from m3etl.errors import NothingSelectedError
-from m3etl.io.ledger import ChipState, Ledger, open_ledger
+from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.plan import count_plan
 from m3etl.io.tasks import describe_tasks
 from m3etl.stages.budget import read_figures, spent_facts
+from m3etl.stages.parts import open_ledgers
 from m3etl.stages.summary import Summary
 
 
@@ -21,47 +24,58 @@ def read_status(campaign: Campaign) -> Summary:
     if not campaign.plan_path.exists():
         raise NothingSelectedError(f"there is no plan in {campaign.root} yet", hint="Draw one with `m3etl sample`.")
     planned = count_plan(campaign.plan_path)
-    if not campaign.ledger_path.exists():
+    if not campaign.with_ledger:
         return Summary(stage="status", facts={"chips in the plan": planned, "state": "nothing is exported yet"})
-    ledger = open_ledger(campaign.ledger_path)
-    try:
-        return _summary(campaign, ledger, planned)
-    finally:
-        ledger.close()
+    with open_ledgers(campaign, to_read=True) as opened:
+        return _summary(campaign, opened, planned)
 
 
-def _summary(campaign: Campaign, ledger: Ledger, planned: int) -> Summary:
-    counts = ledger.counts()
-    totals = ledger.totals()
-    shards, sealed = ledger.shard_counts()
-    waiting = counts.get(ChipState.PLANNED, 0)
-    last = ledger.read_meta("last_run") or {}
-    rate = last.get("chips", 0) / last["seconds"] if last.get("seconds") else 0.0
-    requests = int(sum(totals.get(f"{kind}_requests", 0) for kind in ("planning", "pixel", "profile")))
-    final = sum(counts.get(state, 0) for state in (ChipState.LANDED, ChipState.SEALED))
+def _summary(campaign: Campaign, opened: Sequence[tuple[Campaign, Ledger]], planned: int) -> Summary:
+    ledgers = [ledger for _, ledger in opened]
+    counts, totals, failures = Counter[str](), Counter[str](), Counter[str]()
+    for ledger in ledgers:
+        counts.update(ledger.counts())
+        totals.update(ledger.totals())
+        failures.update({f"{kind}: {reason}": chips for kind, reason, chips in ledger.failures()})
+    shards = [ledger.shard_counts() for ledger in ledgers]
+    left = counts[ChipState.WAITING] + counts[ChipState.PLANNED]
+    rate = sum(map(_rate, ledgers))
+    requests = int(sum(totals[f"{kind}_requests"] for kind in ("planning", "pixel", "profile")))
+    final = counts[ChipState.LANDED] + counts[ChipState.SEALED]
     facts: dict[str, Any] = {
         "chips in the plan": planned,
-        **{str(state): counts.get(state, 0) for state in ChipState},
-        "generations": ledger.generation_count(),
-        "shards sealed": f"{sealed} of {shards}",
+        **({"parts": _parts(opened)} if opened[0][0].part else {}),
+        **{str(state): counts[state] for state in ChipState},
+        "generations": sum(ledger.generation_count() for ledger in ledgers),
+        "shards sealed": f"{sum(sealed for _, sealed in shards)} of {sum(count for count, _ in shards)}",
         "requests": requests,
         "requests per chip": round(requests / final, 3) if final else None,
-        "bytes received": int(totals.get("bytes", 0)),
-        "retries": int(totals.get("retries", 0)),
-        **spent_facts(read_figures(campaign, ledger)),
+        "bytes received": int(totals["bytes"]),
+        "retries": int(totals["retries"]),
+        **spent_facts(read_figures(campaign, *ledgers)),
         "chips per second (last run)": round(rate, 2) if rate else None,
-        "seconds left": round(waiting / rate) if rate and waiting else (0 if not waiting else None),
+        "seconds left": round(left / rate) if rate and left else (0 if not left else None),
     }
-    tasks = describe_tasks(campaign.ledger_path)
+    tasks = [text for owner, _ in opened if (text := describe_tasks(owner.ledger_path))]
     if tasks:
-        facts["tasks"] = tasks
-    failures = ledger.failures()
+        facts["tasks"] = "; ".join(tasks)
     return Summary(
         stage="status",
         done=final,
-        skipped=waiting,
-        rejected=counts.get(ChipState.UNUSABLE, 0),
-        failed=counts.get(ChipState.FAILED, 0),
-        errors={f"{kind}: {reason}": chips for kind, reason, chips in failures},
+        skipped=left,
+        rejected=counts[ChipState.UNUSABLE],
+        failed=counts[ChipState.FAILED],
+        errors=dict(failures.most_common()),
         facts=facts,
     )
+
+
+def _rate(ledger: Ledger) -> float:
+    """Chips per second of the last run."""
+    last = ledger.read_meta("last_run") or {}
+    return float(last["chips"] / last["seconds"]) if last.get("seconds") else 0.0
+
+
+def _parts(opened: Sequence[tuple[Campaign, Ledger]]) -> str:
+    here = [owner.part for owner, _ in opened if owner.part]
+    return f"{', '.join(str(number) for number, _ in here)} of {here[0][1]}"

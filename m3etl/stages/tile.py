@@ -14,7 +14,7 @@ import numpy as np
 from m3etl.campaign import Campaign, locked, store_locked
 from m3etl.errors import DamagedError, NothingSelectedError
 from m3etl.io.layout import read_layout
-from m3etl.io.ledger import ChipRecord, ChipState, Ledger, open_ledger
+from m3etl.io.ledger import ChipRecord, ChipState, Ledger
 from m3etl.io.pixels import Array, arrays_of, final_status
 from m3etl.io.provenance import ProvenanceRow, write_provenance
 from m3etl.io.segments import read_record, remove_segment, segment_numbers
@@ -22,7 +22,9 @@ from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.spec.modality import ArraySpec, Shape, valid_of
 from m3etl.stages.layout import Layout, read_layout_of
+from m3etl.stages.parts import open_ledgers
 from m3etl.stages.places import grid_of
+from m3etl.stages.scheduling import write_rows_to_plan
 from m3etl.stages.summary import Progress, Summary
 
 __all__ = ["Layout", "Sealer", "read_layout_of", "run_tile", "stored_vector", "valid_fraction"]
@@ -34,30 +36,29 @@ def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
     Raises NothingSelectedError where nothing was exported yet, DamagedError where landed bytes are not what they were.
     """
     started = time.monotonic()
-    if not campaign.ledger_path.exists():
+    if not campaign.with_ledger:
         raise NothingSelectedError("nothing was exported yet", hint="Run `m3etl export` first.")
-    with locked(campaign):
-        ledger = open_ledger(campaign.ledger_path)
-        try:
-            sealer = Sealer(campaign, ledger, read_layout_of(ledger))
-            ready = ledger.ready_shards()
-            progress.start("tile", len(ready))
-            chips = 0
-            for shard in ready:
+    with locked(campaign), open_ledgers(campaign) as opened:
+        begun = [(owner, ledger) for owner, ledger in opened if ledger.read_meta("arrays") is not None]
+        progress.start("tile", sum(len(ledger.ready_shards()) for _, ledger in begun))
+        shards = chips = 0
+        for owner, ledger in begun:
+            sealer = Sealer(owner, ledger, read_layout_of(ledger))
+            for shard in ledger.ready_shards():
                 chips += sealer.seal(shard)
+                shards += 1
                 progress.advance(1, chips=chips)
             sealer.finish()
-            progress.finish()
-            _, sealed = ledger.shard_counts()
-            waiting = ledger.counts().get(ChipState.LANDED, 0)
-        finally:
-            ledger.close()
+        progress.finish()
+        write_rows_to_plan(campaign, [ledger for _, ledger in begun])
+        sealed = sum(ledger.shard_counts()[1] for _, ledger in begun)
+        waiting = sum(ledger.counts().get(ChipState.LANDED, 0) for _, ledger in begun)
     return Summary(
         stage="tile",
         done=chips,
         skipped=waiting,
         seconds=time.monotonic() - started,
-        facts={"shards sealed now": len(ready), "shards sealed": sealed, "chips waiting for their shard": waiting},
+        facts={"shards sealed now": shards, "shards sealed": sealed, "chips waiting for their shard": waiting},
     )
 
 
@@ -86,20 +87,23 @@ class Sealer:
             rows += self._provenance(record, checksums, fractions)
         write_provenance(campaign.provenance_path, shard, rows)
         if records:
-            self._grow(shard)
+            self._grow(self._ledger.superseded_rows(shard, shard_chips=layout.shard_chips))
         self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
         self._sweep(self._ledger.landing_segment)
         return len(records)
 
-    def _grow(self, shard: int) -> None:
-        superseded = self._ledger.superseded_rows(shard, shard_chips=self._layout.shard_chips)
+    def _grow(self, superseded: Sequence[int] = ()) -> None:
         path = self._campaign.store_path
         with store_locked(self._campaign):
             grow_store(path, max(self._ledger.row_end(), read_layout(path).rows), superseded)
 
     def finish(self) -> None:
-        """Remove what is not needed of the raw segments, when no segment is written any more."""
+        """Remove what is not needed of the raw segments, when no segment is written any more; grow the store where a
+        copy of its metadata from another host has fewer rows.
+        """
         self._sweep(sys.maxsize)
+        if self._campaign.store_path.exists() and self._ledger.shard_counts()[1]:
+            self._grow()
 
     def _sweep(self, recorded_below: int) -> None:
         """Remove segments whose chips are all sealed, unless they are to be kept: those of earlier runs, and those of

@@ -1,0 +1,105 @@
+"""The ledgers of a campaign's parts become one. Every lot, its chips and its rows belong to exactly one part."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from m3etl.errors import DamagedError
+from m3etl.io.ledger import Ledger, open_ledger
+from m3etl.io.segments import segment_path, sync_directory, unwritable
+
+fixed_facts = ("arrays", "shard_chips", "lot_chips", "s2", "catalogue", "selection")
+segments_of_part = 1_000_000  # numbers that the segments of one part may have in the joined campaign
+_chip_columns = (
+    "chip_id, state, generation, row, draw, reserve, lon, lat, split, year, biome, ecoregion, wish_ms, seen, origin, "
+    "kind, reason, statuses, offset, length"
+)
+
+
+def check_parts_agree(ledgers: Sequence[Ledger]) -> None:
+    """DamagedError where parts were cut from different plans, selections or arrays."""
+    for other in ledgers[1:]:
+        for name in (*fixed_facts, "lots"):
+            if _fact(ledgers[0], name) != _fact(other, name):
+                raise DamagedError(
+                    f"{ledgers[0].file.path.name} and {other.file.path.name} do not belong to the same export: their "
+                    f"{name.replace('_', ' ')} differ",
+                    hint="Every part needs the same chips.parquet, campaign.toml, region and modalities.",
+                )
+
+
+def join_ledgers(parts: Sequence[tuple[Ledger, Path]], path: Path, raw_path: Path, plan: Any) -> None:
+    """Write the ledger at `path` from all parts, each with its raw directory, and link their raw segments into
+    `raw_path`. It appears whole or not at all; the parts stay as they are. plan: identity of chips.parquet, None where
+    it has to be read again.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{temporary}{suffix}").unlink(missing_ok=True)
+    joined = open_ledger(temporary)
+    try:
+        for number, (part, part_raw) in enumerate(parts, start=1):
+            _link_segments(part, part_raw, raw_path, number * segments_of_part)
+            with joined.file.attached(part.file.path), joined.file.transaction() as connection:
+                _take_over(connection, number * segments_of_part)
+        for name in fixed_facts:
+            joined.write_meta(name, parts[0][0].read_meta(name))
+        joined.write_meta("parts_joined", len(parts))
+        if plan is not None:
+            joined.write_meta("plan", plan)
+    finally:
+        joined.close()
+    try:
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
+
+
+def _fact(ledger: Ledger, name: str) -> Any:
+    if name == "lots":
+        return ledger.file.all("SELECT generation, first_row, size, draw_from, draw_until FROM generations ORDER BY 1")
+    return json.dumps(ledger.read_meta(name), sort_keys=True)
+
+
+def _link_segments(ledger: Ledger, source: Path, target: Path, first: int) -> None:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for number in ledger.segments_in_use():
+            linked = segment_path(target, first + number)
+            linked.unlink(missing_ok=True)
+            os.link(segment_path(source, number), linked)
+        sync_directory(target)
+    except OSError as error:
+        raise unwritable(target, error) from error
+
+
+def _take_over(connection: sqlite3.Connection, first_segment: int) -> None:
+    connection.execute(
+        f"INSERT INTO chips ({_chip_columns}, segment) SELECT {_chip_columns}, segment + ? FROM other.chips "
+        "ORDER BY draw, number",
+        (first_segment,),
+    )
+    connection.execute(
+        "INSERT INTO scenes SELECT main.chips.number, document FROM other.scenes "
+        "JOIN other.chips ON other.chips.number = other.scenes.number "
+        "JOIN main.chips ON main.chips.chip_id = other.chips.chip_id"
+    )
+    connection.execute("INSERT INTO generations SELECT * FROM other.generations WHERE mine = 1 AND chips IS NOT NULL")
+    connection.execute("INSERT INTO shards SELECT * FROM other.shards")
+    connection.execute(
+        "INSERT INTO profiles (lane, units, eecu_s, time) SELECT lane, units, eecu_s, time FROM other.profiles"
+    )
+    connection.execute(
+        "INSERT INTO totals SELECT * FROM other.totals WHERE true "
+        "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value"
+    )
+    connection.execute(
+        "INSERT INTO array_totals SELECT * FROM other.array_totals WHERE true "
+        "ON CONFLICT (array) DO UPDATE SET chips = chips + excluded.chips, valid = valid + excluded.valid"
+    )
