@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,11 @@ def make_sealed(rows: Sequence[int], seed: int = 0) -> Iterator[SealedChip]:
     for row in rows:
         place = {"lon": 10.0, "lat": 45.0, "epsg": 32632, "xmin": row * chip_m, "ymax": 5e6, "split": "train"}
         yield SealedChip(row=row, chip_id=f"32632-1280-{row:04d}-3906", arrays=make_chip(row, seed), **place)
+
+
+def repeat_sealed(chips: Sequence[SealedChip], count: int) -> list[SealedChip]:
+    """`count` chips made of few: each is compressed apart, so that to storing and reading they are as good as new."""
+    return [replace(chips[row % len(chips)], row=row, chip_id=f"32632-1280-{row:04d}-3906") for row in range(count)]
 
 
 def write_store(path: Path, chips: Sequence[SealedChip], *, shard_chips: int, codec: str = "zstd") -> None:
