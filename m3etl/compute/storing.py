@@ -5,15 +5,15 @@ observed; on the source's own pixels or on those of another grid.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from m3etl.compute.grids import PixelGrid
-from m3etl.compute.warp import Method, Positions, find_positions, margin_of, method_for, resample
+from m3etl.compute.grids import PixelWindow
+from m3etl.compute.warp import Method, Positions, margin_of, method_for, resample
 from m3etl.spec.modality import ArraySpec, Resampling, Values
 
 Array = npt.NDArray[Any]
@@ -55,26 +55,26 @@ def stored_of(spec: ArraySpec, values: Array, numbers: SourceNumbers, covered: M
         low, high = math.ceil(spec.stored_min - 1e-6), math.floor(spec.stored_max + 1e-6)
         below, above = (spec.fill, spec.fill) if is_class else (low, high)
         # Without a mark the lowest value stands for one, and for itself.
-        marks = [_whole(mark, common) for mark in numbers.nodata]
-        marked = [(low, low) if mark is None else (mark, spec.fill) for mark in marks]
+        found = [_whole(mark, common) for mark in numbers.nodata]
+        marked = [(low, low) if mark is None else (mark, spec.fill) for mark in found]
         whole = np.ascontiguousarray(values, dtype=common)
         _settle(whole, np.array([low, high, below, above], common), np.array(marked, common))
         result = whole.astype(dtype, copy=False)
         if covered is not None:
             result[:, ~covered] = spec.fill
         return result
-    known = numbers.valid(values, covered)
-    # Without the detour over physical units, so that no rounding enters where only the steps differ.
-    wide = values.astype(np.float64) * (numbers.scale / spec.scale) + (numbers.offset - spec.offset) / spec.scale
-    wide[~known] = 0.0
+    is_whole = dtype.kind in "iu"
     least, most = spec.stored_min, spec.stored_max
-    if dtype.kind in "iu":
-        wide, least, most = np.rint(wide), math.ceil(least - 1e-6), math.floor(most + 1e-6)
-    if is_class:
-        known &= (wide >= least) & (wide <= most)
-    stored = np.clip(wide, least, most).astype(dtype)
-    stored[~known] = spec.fill_value()
-    return stored
+    if is_whole:
+        least, most = math.ceil(least - 1e-6), math.floor(most + 1e-6)
+    # Without the detour over physical units, so that no rounding enters where only the steps differ.
+    step = np.array([numbers.scale / spec.scale, (numbers.offset - spec.offset) / spec.scale, least, most])
+    marks = np.array([math.nan if mark is None else mark for mark in numbers.nodata])
+    result = np.empty(values.shape, dtype)
+    _convert(np.ascontiguousarray(values), marks, step, is_whole, is_class, spec.fill_value(), result)
+    if covered is not None:
+        result[:, ~covered] = spec.fill_value()
+    return result
 
 
 def unknown_codes(spec: ArraySpec, stored: Array) -> list[int]:
@@ -92,30 +92,32 @@ def aligned(
     numbers: SourceNumbers,
     covered: Mask | None = None,
     *,
-    source: PixelGrid,
-    target: PixelGrid,
+    window: PixelWindow,
+    positions: Positions,
     method: Method | None = None,
 ) -> Array:
-    """The stored array (band, y, x) on `target` from numbers (band, y, x) on `source`, another grid.
+    """The stored array (band, y, x) at `positions` from numbers (band, y, x) of a window of another grid.
 
     Backscatter in dB is averaged as power. Classes and the nearest pixel stay numbers that were there. Otherwise as
     `stored_of`. method: the array's own by default.
     """
-    positions = find_positions(source, target)
     chosen = method or method_for(spec, positions.samples)
     if chosen in (Method.NEAREST, Method.MODE):
         stored = stored_of(spec, values, numbers, covered)
-        return resample(stored, positions, source.window, chosen, fill=spec.fill_value())
-    physical = values.astype(np.float64) * numbers.scale + numbers.offset
-    physical[~numbers.valid(values, covered)] = np.nan
+        return resample(stored, positions, window, chosen, fill=spec.fill_value())
+    known = values.astype(np.float32)
+    valid = numbers.valid(values, covered)
     is_power = spec.resampling is Resampling.BILINEAR_LINEAR_POWER
     if is_power:
-        physical = 10.0 ** (physical / 10.0)
-    found = resample(physical.astype(np.float32), positions, source.window, chosen, fill=np.nan).astype(np.float64)
+        known = (10.0 ** ((values * numbers.scale + numbers.offset) / 10.0)).astype(np.float32)
+        numbers = replace(numbers, scale=1.0, offset=0.0)
+    if not valid.all():
+        known[~valid] = np.nan
+    found = resample(known, positions, window, chosen, fill=np.nan)
     if is_power:
         least = 10.0 ** (spec.valid_min / 10.0)  # cubic may undershoot into what is no power
         found = 10.0 * np.log10(np.maximum(found, least))
-    return stored_of(spec, found, SourceNumbers(nodata=(None,) * len(found), scale=1.0, offset=0.0))
+    return stored_of(spec, found, replace(numbers, nodata=(None,) * len(found)))
 
 
 def reach_of(spec: ArraySpec, positions: Positions, method: Method | None) -> int:
@@ -148,3 +150,22 @@ def _settle(values: Array, limits: Array, marked: Array) -> None:  # pragma: no 
             if value == mark:
                 kept = fill
             line[place] = kept
+
+
+@numba.njit(nogil=True, cache=True)
+def _convert(
+    values: Array, marks: Array, step: Array, is_whole: bool, is_class: bool, fill: Any, result: Array
+) -> None:  # pragma: no cover - compiled
+    factor, shift, least, most = step[0], step[1], step[2], step[3]
+    for band in range(values.shape[0]):
+        mark = marks[band]
+        numbers, stored = values[band].reshape(-1), result[band].reshape(-1)
+        for place in range(numbers.size):
+            value = float(numbers[place])
+            kept = value * factor + shift
+            if is_whole:
+                kept = np.rint(kept)
+            if value == mark or not np.isfinite(value) or (is_class and (kept < least or kept > most)):
+                stored[place] = fill
+            else:
+                stored[place] = min(max(kept, least), most)

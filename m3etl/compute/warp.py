@@ -44,12 +44,17 @@ class Method(StrEnum):
 class Positions:
     """Where target pixels lie in the source, in source pixels; (0, 0) is the outer corner of the first one.
 
-    columns, rows: float64 (height x samples[0], width x samples[1]), not finite where there is no such place.
-    samples: points per target pixel down and across, more than one where source pixels are smaller.
+    nodes_x, nodes_y: places in target pixels at which the source's `columns` and `rows` (float64, (y, x)) are known,
+    not finite where there is no such place; in between they are interpolated. height, width: of the target. samples:
+    points per target pixel down and across, more than one where source pixels are smaller.
     """
 
+    nodes_x: Floats
+    nodes_y: Floats
     columns: Floats
     rows: Floats
+    height: int
+    width: int
     samples: tuple[int, int]
 
     def window(self, margin: int) -> PixelWindow | None:
@@ -60,6 +65,27 @@ class Positions:
         left, top = (math.floor(part[known].min()) - margin for part in (self.columns, self.rows))
         right, bottom = (math.floor(part[known].max()) + margin + 1 for part in (self.columns, self.rows))
         return PixelWindow(column=left, row=top, width=right - left, height=bottom - top)
+
+    def points(self, samples: tuple[int, int]) -> tuple[Floats, Floats]:
+        """(columns, rows) of points spread evenly over each target pixel: (height x down, width x across)."""
+        x = (np.arange(self.width * samples[1]) + 0.5) / samples[1]
+        y = (np.arange(self.height * samples[0]) + 0.5) / samples[0]
+        return self.at(x, y)
+
+    def at(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """(columns, rows) at every place (y, x) in target pixels."""
+        left, share_x = _between(self.nodes_x, x)
+        top, share_y = _between(self.nodes_y, y)
+        found = []
+        with np.errstate(invalid="ignore"):  # a node that is nowhere makes the points around it unknown
+            for net in (self.columns, self.rows):
+                lines = net[:, left] * (1.0 - share_x) + net[:, left + 1] * share_x
+                upper, lower = lines[top], lines[top + 1]
+                lower -= upper
+                lower *= share_y[:, None]
+                lower += upper
+                found.append(lower)
+        return found[0], found[1]
 
 
 def method_for(spec: ArraySpec, samples: tuple[int, int]) -> Method:
@@ -81,23 +107,22 @@ def find_positions(source: PixelGrid, target: PixelGrid) -> Positions:
     Longitudes of a geographic source lie within 180 degrees of the target's centre, which lies in [-180, 180).
     """
     place = _Placing(source, target)
-    samples = place.samples()
-    height, width = target.height * samples[0], target.width * samples[1]
-    # Centres of the sample points, in target pixels.
-    x = (np.arange(width) + 0.5) / samples[1]
-    y = (np.arange(height) + 0.5) / samples[0]
-    step = node_step
+    step, samples = node_step, place.samples()
     while True:
-        nodes_x, nodes_y = _nodes(target.width, step), _nodes(target.height, step)
-        net = place.source_pixels(nodes_x[None, :], nodes_y[:, None])
-        if step == 1 or _net_error(place, nodes_x, nodes_y, net) <= position_tolerance:
-            break
-        step //= 2
-    if step > 1:
-        columns, rows = (_interpolated(part, nodes_x, nodes_y, x, y) for part in net)
-    else:
+        x, y = _nodes(target.width, step), _nodes(target.height, step)
         columns, rows = place.source_pixels(x[None, :], y[:, None])
-    return Positions(columns=columns, rows=rows, samples=samples)
+        found = Positions(
+            nodes_x=x,
+            nodes_y=y,
+            columns=columns,
+            rows=rows,
+            height=target.height,
+            width=target.width,
+            samples=samples,
+        )
+        if step == 1 or _error(place, found) <= position_tolerance:
+            return found
+        step //= 2
 
 
 def resample(values: Array, positions: Positions, window: PixelWindow, method: Method, *, fill: Any) -> Array:
@@ -106,13 +131,13 @@ def resample(values: Array, positions: Positions, window: PixelWindow, method: M
     fill: marks what was not observed, NaN for floats. Raises ValueError for integers by a method that computes means,
     which are for float32.
     """
-    columns, rows = positions.columns - window.column, positions.rows - window.row
-    if method is Method.NEAREST:
-        return _nearest(values, columns, rows, positions.samples, fill)
     down, across = positions.samples if method in (Method.AVERAGE, Method.MODE) else (1, 1)
-    if (down, across) != positions.samples:
-        columns, rows = (_centres(part, positions.samples) for part in (columns, rows))
-    shape = (values.shape[0], columns.shape[0] // down, columns.shape[1] // across)
+    columns, rows = positions.points((down, across))
+    columns -= window.column
+    rows -= window.row
+    if method is Method.NEAREST:
+        return _nearest(values, columns, rows, fill)
+    shape = (values.shape[0], positions.height, positions.width)
     if method is Method.MODE:
         codes = np.empty(shape, np.int64)
         _mode(values.astype(np.int64), columns, rows, down, across, int(fill), codes)
@@ -179,41 +204,25 @@ def _nodes(length: int, step: int) -> Floats:
     return np.linspace(0.0, length, max(1, math.ceil(length / step)) + 1)
 
 
-def _net_error(place: _Placing, x: Floats, y: Floats, net: tuple[Floats, Floats]) -> float:
-    """Largest deviation of the net from the truth, in source pixels, at the middles of its meshes and their edges."""
-    fine_x, fine_y = (np.sort(np.concatenate([part, (part[1:] + part[:-1]) / 2])) for part in (x, y))
-    truth = place.source_pixels(fine_x[None, :], fine_y[:, None])
-    found = [_interpolated(part, x, y, fine_x, fine_y) for part in net]
-    error = np.hypot(found[0] - truth[0], found[1] - truth[1])
+def _error(place: _Placing, found: Positions) -> float:
+    """Largest deviation from the truth, in source pixels, at the middles between nodes."""
+    x, y = (np.sort(np.concatenate([part, (part[1:] + part[:-1]) / 2])) for part in (found.nodes_x, found.nodes_y))
+    truth = place.source_pixels(x[None, :], y[:, None])
+    columns, rows = found.at(x, y)
+    error = np.hypot(columns - truth[0], rows - truth[1])
     return float(np.where(np.isfinite(error), error, np.inf).max())
 
 
-def _interpolated(net: Floats, nodes_x: Floats, nodes_y: Floats, x: Floats, y: Floats) -> Floats:
-    """Bilinear between the nodes of a net, at every (y, x)."""
-    left, share_x = _between(nodes_x, x)
-    top, share_y = _between(nodes_y, y)
-    across = net[:, left] * (1 - share_x) + net[:, left + 1] * share_x
-    found: Floats = across[top] * (1 - share_y)[:, None] + across[top + 1] * share_y[:, None]
-    return found
-
-
 def _between(nodes: Floats, places: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The node before each place and how far the place is on its way to the next."""
     first = np.clip(np.searchsorted(nodes, places, side="right") - 1, 0, len(nodes) - 2)
     return first, (places - nodes[first]) / (nodes[first + 1] - nodes[first])
-
-
-def _centres(positions: Floats, samples: tuple[int, int]) -> Floats:
-    """Positions of the target pixels' centres from those of the points within them."""
-    height, width = positions.shape[0] // samples[0], positions.shape[1] // samples[1]
-    return np.ascontiguousarray(positions.reshape(height, samples[0], width, samples[1]).mean(axis=(1, 3)))
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def _nearest(values: Array, columns: Floats, rows: Floats, samples: tuple[int, int], fill: Any) -> Array:
-    if samples != (1, 1):
-        columns, rows = _centres(columns, samples), _centres(rows, samples)
+def _nearest(values: Array, columns: Floats, rows: Floats, fill: Any) -> Array:
     height, width = values.shape[1:]
     with np.errstate(invalid="ignore"):
         # A position on the edge of two pixels belongs to the later one, whatever the last digit says.
@@ -261,7 +270,8 @@ def _weighted(
 ) -> None:  # pragma: no cover - compiled
     bands, height, width = values.shape
     total, weight = np.empty(bands), np.empty(bands)
-    across_weights, down_weights = np.empty(4), np.empty(4)
+    keys_x, keys_y = np.empty(4), np.empty(4)
+    least = (least_weight - 1e-6) * down * across
     for y in range(result.shape[1]):
         for x in range(result.shape[2]):
             total[:] = 0.0
@@ -269,62 +279,96 @@ def _weighted(
             for i in range(y * down, (y + 1) * down):
                 for j in range(x * across, (x + 1) * across):
                     column, row = columns[i, j] - 0.5, rows[i, j] - 0.5
-                    if not (np.isfinite(column) and np.isfinite(row)):
+                    if not (column > -1.0 and column < width and row > -1.0 and row < height):  # NaN neither
                         continue
                     left, top = int(np.floor(column)), int(np.floor(row))
                     share_x, share_y = column - left, row - top
                     if cubic and 1 <= left < width - 2 and 1 <= top < height - 2:
-                        _keys(share_x, across_weights)
-                        _keys(share_y, down_weights)
-                        for band in range(bands):
-                            found = 0.0
-                            for p in range(4):
-                                line = 0.0
-                                for q in range(4):
-                                    line += across_weights[q] * values[band, top - 1 + p, left - 1 + q]
-                                found += down_weights[p] * line
-                            if found == found:
-                                total[band] += found
-                                weight[band] += 1.0
-                            else:
-                                _add_bilinear(values, band, left, top, share_x, share_y, total, weight)
-                        continue
-                    for band in range(bands):
-                        _add_bilinear(values, band, left, top, share_x, share_y, total, weight)
+                        _keys(share_x, keys_x)
+                        _keys(share_y, keys_y)
+                        _add_cubic(values, left, top, share_x, share_y, keys_x, keys_y, total, weight)
+                    else:
+                        _add_bilinear(values, left, top, share_x, share_y, total, weight)
             for band in range(bands):
-                enough = weight[band] >= (least_weight - 1e-6) * down * across
-                result[band, y, x] = total[band] / weight[band] if enough else np.nan
+                result[band, y, x] = total[band] / weight[band] if weight[band] >= least else np.nan
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True)
 def _add_bilinear(
+    values: Array, left: int, top: int, share_x: float, share_y: float, total: Array, weight: Array
+) -> None:  # pragma: no cover - compiled
+    bands, height, width = values.shape
+    a, b = (1.0 - share_y) * (1.0 - share_x), (1.0 - share_y) * share_x
+    c, d = share_y * (1.0 - share_x), share_y * share_x
+    if 0 <= left < width - 1 and 0 <= top < height - 1:
+        for band in range(bands):
+            sum_of_four = (
+                a * values[band, top, left]
+                + b * values[band, top, left + 1]
+                + c * values[band, top + 1, left]
+                + d * values[band, top + 1, left + 1]
+            )
+            if sum_of_four == sum_of_four:
+                total[band] += sum_of_four
+                weight[band] += 1.0
+            else:
+                _add_known(values, band, left, top, (a, b, c, d), total, weight)
+    else:
+        for band in range(bands):
+            _add_known(values, band, left, top, (a, b, c, d), total, weight)
+
+
+@numba.njit(nogil=True, cache=True)
+def _add_known(
     values: Array,
     band: int,
     left: int,
     top: int,
-    share_x: float,
-    share_y: float,
+    parts: tuple[float, float, float, float],
     total: Array,
     weight: Array,
 ) -> None:  # pragma: no cover - compiled
+    """The observed ones of four pixels, those within the window."""
     height, width = values.shape[1], values.shape[2]
-    for p in range(2):
-        row = top + p
-        if row < 0 or row >= height:
-            continue
-        part_y = share_y if p else 1.0 - share_y
-        for q in range(2):
-            column = left + q
-            if column < 0 or column >= width:
-                continue
-            part = part_y * (share_x if q else 1.0 - share_x)
+    for number in range(4):
+        row, column = top + number // 2, left + number % 2
+        part = parts[number]
+        if 0 <= row < height and 0 <= column < width and part > 0.0:
             value = values[band, row, column]
-            if value == value and part > 0.0:
+            if value == value:
                 total[band] += part * value
                 weight[band] += part
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@numba.njit(nogil=True, cache=True)
+def _add_cubic(
+    values: Array,
+    left: int,
+    top: int,
+    share_x: float,
+    share_y: float,
+    keys_x: Array,
+    keys_y: Array,
+    total: Array,
+    weight: Array,
+) -> None:  # pragma: no cover - compiled
+    a, b = (1.0 - share_y) * (1.0 - share_x), (1.0 - share_y) * share_x
+    c, d = share_y * (1.0 - share_x), share_y * share_x
+    for band in range(values.shape[0]):
+        found = 0.0
+        for p in range(4):
+            line = 0.0
+            for q in range(4):
+                line += keys_x[q] * values[band, top - 1 + p, left - 1 + q]
+            found += keys_y[p] * line
+        if found == found:
+            total[band] += found
+            weight[band] += 1.0
+        else:
+            _add_known(values, band, left, top, (a, b, c, d), total, weight)
+
+
+@numba.njit(nogil=True, cache=True)
 def _keys(share: float, weights: Array) -> None:  # pragma: no cover - compiled
     """Cubic convolution, a = -0.5: R. Keys, 1981, doi 10.1109/TASSP.1981.1163711."""
     weights[0] = ((-0.5 * share + 1.0) * share - 0.5) * share

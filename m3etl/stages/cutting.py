@@ -19,7 +19,7 @@ import shapely
 
 from m3etl.compute.grids import PixelGrid, PixelWindow, chip_grid, parsed_crs, whole_pixel_offset
 from m3etl.compute.storing import aligned, reach_of, stored_of, unknown_codes
-from m3etl.compute.warp import find_positions, transformer
+from m3etl.compute.warp import Positions, find_positions, transformer
 from m3etl.errors import InputError
 from m3etl.io.localfiles import LocalFiles
 from m3etl.io.rasters import Mosaic, Raster, WindowPixels, batch_bytes, reading_pool
@@ -83,11 +83,11 @@ def cut_chips(
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """One chip and what has to be read for it: a window of one sheet, on the chip's grid or not."""
+    """What has to be read for a chip: a window of one sheet. positions: None where its pixels are the chip's own."""
 
     sheet: int
     window: PixelWindow
-    is_copy: bool
+    positions: Positions | None
 
 
 _Chip = tuple[ChipPlace, Sequence[_Cut]]
@@ -157,21 +157,21 @@ class _Cutter:
         for number in sheets:
             sheet = self._sheets[number]
             offset = whole_pixel_offset(sheet.rasters[0].grid, target)
+            positions: Positions | None = None
+            window: PixelWindow | None
             if offset is not None:
-                window: PixelWindow | None = PixelWindow(
-                    column=offset[0], row=offset[1], width=target.width, height=target.height
-                )
+                window = PixelWindow(column=offset[0], row=offset[1], width=target.width, height=target.height)
             else:
                 positions = find_positions(sheet.rasters[0].grid, target)
                 window = positions.window(reach_of(self._source.spec, positions, self._source.method))
             if window is not None and sheet.meeting(window):
-                found.append(_Cut(number, window, offset is not None))
+                found.append(_Cut(number, window, positions))
         return found
 
     def _cut_chip(self, place: ChipPlace, cuts: Sequence[_Cut], pixels: Sequence[WindowPixels]) -> CutChip:
         stored: Array | None = None
         for cut, part in zip(cuts, pixels, strict=True):
-            found = self._stored(place, cut, part)
+            found = self._stored(cut, part)
             if stored is None:
                 stored = found
             else:
@@ -188,21 +188,17 @@ class _Cutter:
             self._check_codes(stored, place, names)
         return CutChip(place=place, values=stored, files=names)
 
-    def _stored(self, place: ChipPlace, cut: _Cut, pixels: WindowPixels) -> Array:
+    def _stored(self, cut: _Cut, pixels: WindowPixels) -> Array:
         source = self._source
-        if cut.is_copy:
+        if cut.positions is None:
             return stored_of(source.spec, pixels.values, source.numbers, pixels.covered)
-        whole = self._sheets[cut.sheet].rasters[0].grid
-        x, y = whole.xy_of(cut.window.column, cut.window.row)
-        a, b, _, d, e, _ = whole.affine
-        grid = replace(whole, affine=(a, b, float(x), d, e, float(y)), width=cut.window.width, height=cut.window.height)
         return aligned(
             source.spec,
             pixels.values,
             source.numbers,
             pixels.covered,
-            source=grid,
-            target=self._target(place),
+            window=cut.window,
+            positions=cut.positions,
             method=source.method,
         )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from m3etl.compute.grids import PixelGrid, chip_grid
 from m3etl.compute.storing import SourceNumbers, aligned, stored_of, unknown_codes
-from m3etl.compute.warp import Method
+from m3etl.compute.warp import Method, find_positions
 from m3etl.spec.catalog import find_array
 from m3etl.spec.modality import physical_of
 
@@ -83,45 +83,43 @@ def test_classes_are_never_clamped_into_other_classes():
     assert unknown_codes(elevation, values) == []
 
 
-def shifted(size=10.0, pixels=64):
-    """A target chip, and a source grid half a pixel off that holds it with a margin of 8 pixels."""
-    target = chip_grid(epsg=32632, xmin=500_000.0, ymax=5_000_000.0, chip_m=size * pixels, pixels=pixels)
+def on_target(spec, values, meaning, covered=None, method=None):
+    """A chip of 64 pixels from 81 pixels half a pixel off, which hold it with a margin of 8."""
+    target = chip_grid(epsg=32632, xmin=500_000.0, ymax=5_000_000.0, chip_m=640.0, pixels=64)
     affine = (10.0, 0.0, 500_000.0 - 85, 0.0, -10.0, 5_000_000.0 + 85)
-    return PixelGrid(crs="EPSG:32632", affine=affine, width=pixels + 17, height=pixels + 17), target
+    source = PixelGrid(crs="EPSG:32632", affine=affine, width=81, height=81)
+    positions = find_positions(source, target)
+    return aligned(spec, values, meaning, covered, window=source.window, positions=positions, method=method)
 
 
 def test_backscatter_is_averaged_as_power():
-    source, target = shifted()
     decibels = np.where(np.indices((81, 81)).sum(axis=0) % 2, -5.0, -25.0)[None]
-    found = physical_of(backscatter, aligned(backscatter, decibels, numbers(), source=source, target=target))
+    found = physical_of(backscatter, on_target(backscatter, decibels, numbers()))
     power = (10**-0.5 + 10**-2.5) / 2
     np.testing.assert_allclose(found, 10 * math.log10(power), atol=0.006)
     assert abs(found.mean() - -15) > 6, "the mean of the decibels is another number"
 
 
 def test_power_that_a_cubic_undershoots_is_the_lowest_value():
-    source, target = shifted()
     decibels = np.full((1, 81, 81), -80.0)
     decibels[:, 40:] = 20.0
-    found = aligned(backscatter, decibels, numbers(), source=source, target=target, method=Method.CUBIC)
+    found = on_target(backscatter, decibels, numbers(), method=Method.CUBIC)
     assert found.min() == -8000
     assert not (found == backscatter.fill).any()
 
 
 def test_classes_off_the_lattice_stay_classes():
-    source, target = shifted()
     codes = np.random.default_rng(0).choice([10, 20, 95, 0], (1, 81, 81)).astype(np.uint8)
-    found = aligned(cover, codes, numbers(0.0), source=source, target=target)
+    found = on_target(cover, codes, numbers(0.0))
     assert set(np.unique(found)) == {10, 20, 95, 255}
     assert unknown_codes(cover, found) == []
 
 
 def test_a_chip_at_the_edge_of_a_file_is_observed_up_to_it():
-    source, target = shifted()
     covered = np.zeros((81, 81), bool)
     covered[:, :40] = True
     values = np.full((1, 81, 81), 1234, np.int16)
-    found = aligned(elevation, values, numbers(), covered, source=source, target=target)
+    found = on_target(elevation, values, numbers(), covered)
     known = found[0] != elevation.fill
     assert (found[0][known] == 1234).all()
     np.testing.assert_array_equal(known.all(axis=0), np.arange(64) < 32)  # 31.5 pixels, the half one counts

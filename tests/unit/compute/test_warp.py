@@ -149,12 +149,12 @@ def test_positions_are_exact_to_a_hundredth_of_a_pixel(name):
     target, source = cases[name]
     positions = find_positions(source, target)
     down, across = positions.samples
-    assert positions.columns.shape == (target.height * down, target.width * across)
+    columns, rows = positions.points(positions.samples)
+    assert columns.shape == rows.shape == (target.height * down, target.width * across)
     for y, x in some_pixels(target):
         for number, point in enumerate(points(y, x, positions.samples)[:9]):
             at = y * down + number // across, x * across + number % across
-            found = positions.columns[at], positions.rows[at]
-            assert math.dist(found, exact(source, target, *point)) < 0.01
+            assert math.dist((columns[at], rows[at]), exact(source, target, *point)) < 0.01
 
 
 @pytest.mark.parametrize("name", cases)
