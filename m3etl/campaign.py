@@ -94,6 +94,8 @@ class ExportConfig:
     max_attempts: int = 6
     deadline_s: float = 330.0
     check_every: int = 50
+    max_in_flight_mb: int = 384
+    block_chips: int = 0
     profile_every: int = 200
     lane: str = "pixels"
     bucket: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pyproj import Transformer
 
+from m3etl.io.blocks import place_in
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.recipes import ChipGrid, Window, check_fields, check_scale, chip_tag, pixel_m
 from m3etl.io.segments import Part
@@ -19,11 +21,30 @@ from m3etl.spec.jobs import ArrayStatus, field_name
 from m3etl.spec.modality import ArraySpec, Values, valid_of
 
 if TYPE_CHECKING:
-    from m3etl.io.pixels import PixelRequest
+    from m3etl.io.pixels import PixelJob, PixelRequest
 
 Array = npt.NDArray[Any]
 promise_floor = 0.5  # where planning promised at least this much, a response without any value is wrong
+promise_tolerance = 0.25  # planning measures masks at 60 m, whose rim is a fifth of a small chip
 check_tolerance = 20  # 1e-7 degrees: 0.2 m, far below a pixel and far above rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What one answer brought for one chip: the part to be stored, valid fraction by array."""
+
+    job: PixelJob
+    part: Part
+    valid: Mapping[str, float]
+
+
+def take_answer(request: PixelRequest, body: bytes) -> tuple[Piece, ...]:
+    """An answer that is what was asked for, chip by chip; RequestFailed for anything else."""
+    valid = read_answer(request, body)
+    if not request.members:
+        return (Piece(job=request.job, part=Part(asked=request.asked(), body=body), valid=valid),)
+    fields = structured(body)
+    return tuple(_cut(request, job, fields) for job in request.members)
 
 
 def read_answer(request: PixelRequest, body: bytes) -> dict[str, float]:
@@ -37,8 +58,35 @@ def read_answer(request: PixelRequest, body: bytes) -> dict[str, float]:
         spec = request.job.specs[name]
         side = request.job.chip.pixels(spec)
         rows = max(0, min(request.window.bottom, side) - request.window.top)
-        valid[name] = _check_values(request, spec, stacked(spec, fields[:rows, :side]))
+        values = stacked(spec, fields[:rows, :side])
+        seen = valid_of(spec, values)
+        _check_range(spec, values, seen)
+        valid[name] = float(seen.any(axis=0).mean()) if rows else 0.0
+        if request.window.top == 0 and request.window.bottom >= side:
+            _check_promise(request.job, spec, valid[name])
     return valid
+
+
+def _cut(request: PixelRequest, job: PixelJob, fields: Array) -> Piece:
+    """One chip out of a block's answer, as if it had been asked for alone (without a check band)."""
+    row, column = place_in(request.job.chip, job.chip)
+    sides = {name: job.chip.pixels(job.specs[name]) for name in request.arrays}
+    width = max(sides.values())
+    names = [field_name(name, band) for name in request.arrays for band in job.specs[name].bands]
+    dtype = np.dtype([(name, fields.dtype[name]) for name in names])
+    chip = np.zeros((width, width), dtype=dtype)
+    valid = {}
+    for name, side in sides.items():
+        spec = job.specs[name]
+        rows, columns = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
+        for band in spec.bands:
+            chip[field_name(name, band)][:side, :side] = fields[field_name(name, band)][rows, columns]
+        valid[name] = float(valid_of(spec, stacked(spec, chip[:side, :side])).any(axis=0).mean())
+        _check_promise(job, spec, valid[name])
+    stream = io.BytesIO()
+    np.save(stream, chip)
+    asked = {"arrays": list(request.arrays), "width": width, "top": 0, "bottom": width, "check": False}
+    return Piece(job=job, part=Part(asked=asked, body=stream.getvalue()), valid=valid)
 
 
 def arrays_of(
@@ -115,21 +163,26 @@ def _check_layout(request: PixelRequest, fields: Array) -> None:
     shape = (window.bottom - window.top, window.width)
     if fields.shape != shape:
         raise _failed(Kind.WRONG, f"asked for {shape} pixels, got {fields.shape}")
-    job = request.job
-    wanted = {
-        field_name(name, band): np.dtype(job.specs[name].dtype)
-        for name in request.arrays
-        for band in job.specs[name].bands
-    }
-    if request.check:
+    specs = request.job.specs
+    bands = tuple((name, specs[name].bands, specs[name].dtype) for name in request.arrays)
+    problem = _layout_problem(fields.dtype, bands, request.check)
+    if problem:
+        raise _failed(Kind.WRONG, problem)
+
+
+@lru_cache(maxsize=256)
+def _layout_problem(dtype: np.dtype[Any], arrays: tuple[tuple[str, tuple[str, ...], str], ...], check: bool) -> str:
+    wanted = {field_name(name, band): np.dtype(stored) for name, bands, stored in arrays for band in bands}
+    if check:
         wanted.update(dict.fromkeys(check_fields, np.dtype("int32")))
-    found = {name: fields.dtype[name] for name in fields.dtype.names or ()}
+    found = {name: dtype[name] for name in dtype.names or ()}
     if found.keys() != wanted.keys():
         differing = sorted(found.keys() ^ wanted.keys())
-        raise _failed(Kind.WRONG, f"bands differ from what was asked for: {', '.join(differing[:5])}")
-    for name, dtype in wanted.items():
-        if found[name].newbyteorder("=") != dtype:
-            raise _failed(Kind.WRONG, f"{name} should be {dtype}, got {found[name]}")
+        return f"bands differ from what was asked for: {', '.join(differing[:5])}"
+    for name, stored in wanted.items():
+        if found[name].newbyteorder("=") != stored:
+            return f"{name} should be {stored}, got {found[name]}"
+    return ""
 
 
 def _check_position(request: PixelRequest, fields: Array) -> None:
@@ -153,21 +206,25 @@ def _to_lonlat(epsg: int) -> Transformer:
     return Transformer.from_crs(f"EPSG:{epsg}", "EPSG:4326", always_xy=True)
 
 
-def _check_values(request: PixelRequest, spec: ArraySpec, values: Array) -> float:
-    valid = valid_of(spec, values)
-    _check_range(spec, values, valid)
-    fraction = float(valid.any(axis=0).mean())
-    promised = request.job.scenes[spec.name].valid_fraction
-    whole = request.window.top == 0 and request.window.bottom >= request.job.chip.pixels(spec)
-    if whole and promised is not None and promised >= promise_floor and fraction == 0:
-        raise _failed(Kind.WRONG, f"{spec.name} is all fill where planning promised {promised:.0%}")
-    return fraction
+def _check_promise(job: PixelJob, spec: ArraySpec, fraction: float) -> None:
+    scenes = job.scenes[spec.name]
+    promised = scenes.valid_fraction
+    if promised is None:
+        return
+    # Slices of one pass may overlap, so that together they promise more than they show.
+    tolerance = promise_tolerance if len(scenes.scene_ids) == 1 else 1.0
+    if (promised >= promise_floor and fraction == 0) or fraction < promised - tolerance:
+        shown = "is all fill" if fraction == 0 else f"shows {fraction:.0%}"
+        raise _failed(Kind.WRONG, f"{spec.name} {shown} where planning promised {promised:.0%}")
 
 
 def _check_range(spec: ArraySpec, values: Array, valid: npt.NDArray[np.bool_]) -> None:
     if spec.classes and spec.values is Values.CLASSES:
-        found = np.flatnonzero(np.bincount(values.ravel())) if values.dtype == np.uint8 else np.unique(values[valid])
-        strange = np.setdiff1d(found, [item.code for item in spec.classes] + [spec.fill])
+        codes = tuple(item.code for item in spec.classes)
+        if values.dtype == np.uint8:
+            strange = np.flatnonzero(np.bincount(values.ravel(), minlength=256) * _is_strange(codes, spec.fill))
+        else:
+            strange = np.setdiff1d(values[valid], codes)
         if strange.size:
             raise _failed(Kind.WRONG, f"{spec.name} has codes that are no class: {strange[:5].tolist()}")
         return
@@ -178,6 +235,13 @@ def _check_range(spec: ArraySpec, values: Array, valid: npt.NDArray[np.bool_]) -
     outside = ((values < low) | (values > high)) & valid
     if outside.any():
         raise _failed(Kind.WRONG, f"{spec.name} has values outside its range: {_extremes(values[valid])}")
+
+
+@lru_cache(maxsize=64)
+def _is_strange(codes: tuple[int, ...], fill: int | None) -> npt.NDArray[np.bool_]:
+    strange = np.ones(256, dtype=np.bool_)
+    strange[[code for code in (*codes, fill) if code is not None]] = False
+    return strange
 
 
 def _extremes(known: Array) -> str:

@@ -10,7 +10,7 @@ from m3etl.io.recipes import ChipGrid
 from m3etl.spec.jobs import max_request_bands, max_request_bytes, max_request_side_px, request_bytes
 from m3etl.spec.modality import ArraySpec, Shape
 
-most_chips = 8  # a side; wall-to-wall plans keep squares of so many together
+block_sides: tuple[int, ...] = (1, 2, 4, 8)  # in chips; wall-to-wall plans keep squares of the largest together
 
 
 def block_of(chip: ChipGrid, chips: int) -> ChipGrid:
@@ -42,11 +42,9 @@ def largest_block(specs: Sequence[ArraySpec], chip_px: int, *, extra_bytes: int 
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
     if sum(len(spec.bands) for spec in rasters) > max_request_bands:
         return 1
-    chips = most_chips
-    while chips > 1:
+    for chips in sorted(block_sides[1:], reverse=True):
         side = chips * chip_px
         counted = request_bytes(side, side, rasters) + side * side * extra_bytes
         if side <= max_request_side_px and counted <= min(max_request_bytes, most_bytes):
-            break
-        chips //= 2
-    return chips
+            return chips
+    return 1

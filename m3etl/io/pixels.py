@@ -1,16 +1,17 @@
-"""The pixel lane: what is asked for a chip in how many requests, and the landing of whole chips."""
+"""The pixel lane: what is asked for a chip or a block of chips in how many requests, and what became of a chip."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from m3etl.io.answers import Array as Array
 from m3etl.io.answers import arrays_of as arrays_of
 from m3etl.io.answers import read_answer as read_answer
-from m3etl.io.outcomes import Failure, Kind
+from m3etl.io.blocks import block_of
 from m3etl.io.recipes import ChipGrid, Window, pixel_request
 from m3etl.io.segments import Part
 from m3etl.spec.jobs import (
@@ -18,6 +19,7 @@ from m3etl.spec.jobs import (
     ArrayStatus,
     max_request_bands,
     max_request_bytes,
+    max_request_side_px,
     request_bytes,
 )
 from m3etl.spec.modality import ArraySpec, Shape, Temporal
@@ -47,17 +49,36 @@ class PixelJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelRequest:
-    """One request: some arrays of a chip on a window of its grid."""
+    """One request: some arrays of a chip on a window of its grid, or of a whole block; `members` are the chips of the
+    block, `job` is then about all of it.
+    """
 
     job: PixelJob
     arrays: tuple[str, ...]
     window: Window
     check: bool
+    members: tuple[PixelJob, ...] = ()
+
+    @property
+    def chips(self) -> tuple[PixelJob, ...]:
+        """The chips that it is for."""
+        return self.members or (self.job,)
+
+    @property
+    def counted_bytes(self) -> int:
+        """Bytes that the service counts for it, mask bytes included."""
+        window = self.window
+        rows = window.bottom - window.top
+        counted = request_bytes(window.width, rows, [self.job.specs[name] for name in self.arrays])
+        return counted + (window.width * rows * check_bytes if self.check else 0)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the service counts for it, mask bytes included."""
-        return _counted_bytes(self.job, self.arrays, self.window, self.check)
+        """What its answer takes in memory; that of a block is there twice while it is cut."""
+        window = self.window
+        specs = [self.job.specs[name] for name in self.arrays]
+        pixel = sum(np.dtype(spec.dtype).itemsize * len(spec.bands) for spec in specs) + (12 if self.check else 0)
+        return window.width * (window.bottom - window.top) * pixel * (2 if self.members else 1)
 
     def asked(self) -> dict[str, Any]:
         """What is needed to read the answer later, as plain JSON."""
@@ -75,6 +96,32 @@ def plan_requests(job: PixelJob) -> list[PixelRequest]:
     """The fewest requests that bring a chip within the service's limits: usually one; split by arrays, then by rows."""
     wanted = job.wanted()
     return _within_limits(_request(job, wanted, job.check)) if wanted else []
+
+
+def plan_block(jobs: Sequence[PixelJob], chips: int) -> list[PixelRequest]:
+    """Requests for neighbouring chips, all in one block of `chips` x `chips`: one for the block where its chips are
+    made of the same scenes and fill half of it, else for its quarters, down to single chips.
+    """
+    if chips == 1 or len(jobs) == 1:
+        return [request for job in jobs for request in plan_requests(job)]
+    if 2 * len(jobs) >= chips * chips and len({_scenes_of(job) for job in jobs}) == 1:
+        wanted = jobs[0].wanted()
+        block = _block_request(jobs, chips, wanted) if wanted else None
+        if block is None or _is_within_limits(block):
+            return [block] if block else []
+    return [request for part in _quarters(jobs, chips) for request in plan_block(part, chips // 2)]
+
+
+def split_block(request: PixelRequest) -> list[PixelRequest]:
+    """Requests for the quarters of a block that ask for the same arrays; single chips where a quarter is one."""
+    chips = request.job.chip.chips // 2
+    parts = []
+    for members in _quarters(request.members, 2 * chips):
+        if chips > 1 and len(members) > 1:
+            parts.append(_block_request(members, chips, request.arrays))
+        else:
+            parts += [_request(job, request.arrays, job.check) for job in members]
+    return parts
 
 
 def halves(request: PixelRequest) -> list[PixelRequest] | None:
@@ -102,7 +149,9 @@ def halves(request: PixelRequest) -> list[PixelRequest] | None:
 def without(request: PixelRequest, arrays: Sequence[str]) -> PixelRequest | None:
     """The same request less some arrays; None when nothing is left."""
     left = tuple(name for name in request.arrays if name not in arrays)
-    return _request(request.job, left, request.check) if left else None
+    if not left:
+        return None
+    return replace(_request(request.job, left, request.check), members=request.members)
 
 
 def expression_of(request: PixelRequest) -> dict[str, Any]:
@@ -117,15 +166,28 @@ def _request(job: PixelJob, arrays: tuple[str, ...], check: bool) -> PixelReques
     return PixelRequest(job=job, arrays=arrays, window=Window(width=side, top=0, bottom=side), check=check)
 
 
-def _counted_bytes(job: PixelJob, arrays: Sequence[str], window: Window, check: bool) -> int:
-    rows = window.bottom - window.top
-    counted = request_bytes(window.width, rows, [job.specs[name] for name in arrays])
-    return counted + (window.width * rows * check_bytes if check else 0)
+def _block_request(jobs: Sequence[PixelJob], chips: int, arrays: tuple[str, ...]) -> PixelRequest:
+    grid = block_of(jobs[0].chip, chips)
+    # What planning promised of a chip is checked chip by chip; of the block it promised nothing.
+    scenes = {name: replace(item, valid_fraction=None) for name, item in jobs[0].scenes.items()}
+    check = any(job.check for job in jobs)
+    job = PixelJob(chip=grid, specs=jobs[0].specs, scenes=scenes, check=check)
+    return replace(_request(job, arrays, check), members=tuple(jobs))
+
+
+def _scenes_of(job: PixelJob) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple((name, job.scenes[name].scene_ids) for name in job.wanted())
+
+
+def _quarters(jobs: Sequence[PixelJob], chips: int) -> list[list[PixelJob]]:
+    parts: dict[str, list[PixelJob]] = {}
+    for job in jobs:
+        parts.setdefault(block_of(job.chip, chips // 2).chip_id, []).append(job)
+    return list(parts.values())
 
 
 def _within_limits(request: PixelRequest) -> list[PixelRequest]:
-    bands = sum(len(request.job.specs[name].bands) for name in request.arrays) + 3 * request.check
-    if request.nbytes <= max_request_bytes and bands <= max_request_bands:
+    if _is_within_limits(request):
         return [request]
     parts = halves(request)
     if parts is None:
@@ -133,16 +195,16 @@ def _within_limits(request: PixelRequest) -> list[PixelRequest]:
     return [fitting for part in parts for fitting in _within_limits(part)]
 
 
+def _is_within_limits(request: PixelRequest) -> bool:
+    bands = sum(len(request.job.specs[name].bands) for name in request.arrays) + 3 * request.check
+    return (
+        request.counted_bytes <= max_request_bytes
+        and bands <= max_request_bands
+        and request.window.width <= max_request_side_px
+    )
+
+
 # --- whole chips ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class _Assembly:
-    pending: int
-    parts: list[Part] = field(default_factory=list)
-    valid: dict[str, float] = field(default_factory=dict)
-    statuses: dict[str, ArrayStatus] = field(default_factory=dict)
-    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,93 +215,6 @@ class WholeChip:
     parts: tuple[Part, ...]
     valid: Mapping[str, float]
     statuses: Mapping[str, ArrayStatus]
-
-
-class Chips:
-    """Joins the requests of each chip: which are still out, what has come, which arrays turned out not to exist.
-
-    Used from the coordinating thread (start, split, give_up) and the writer thread (arrived).
-    """
-
-    def __init__(self, *, fail: Callable[[str, Failure], None]) -> None:
-        self._fail = fail
-        self._lock = threading.Lock()
-        self._open: dict[str, _Assembly] = {}
-        self._whole: list[WholeChip] = []
-
-    def start(self, jobs: Iterator[PixelJob]) -> Iterator[PixelRequest]:
-        """The requests of jobs, as they are asked for. A chip without any is whole at once."""
-        for job in jobs:
-            requests = plan_requests(job)
-            with self._lock:
-                self._open[job.chip.chip_id] = _Assembly(len(requests))
-                self._close_if_whole(job.chip.chip_id)
-            yield from requests
-
-    def split(self, request: PixelRequest, failure: Failure) -> Sequence[PixelRequest] | None:
-        """What to send instead of a request that failed in this way; None when it has to be given up."""
-        chip_id = request.job.chip.chip_id
-        with self._lock:
-            assembly = self._open[chip_id]
-            if assembly.failed:
-                return None
-            if failure.kind is Kind.SOURCE_CHANGED:
-                gone = [name for name in request.arrays if failure.asset in request.job.scenes[name].scene_ids]
-                parts = self._less(assembly, request, gone, ArrayStatus.SOURCE_CHANGED) if gone else None
-            elif failure.kind is Kind.NO_DATA and len(request.arrays) == 1:
-                parts = self._less(assembly, request, request.arrays, ArrayStatus.NO_SCENE)
-            elif failure.kind in (Kind.NO_DATA, Kind.TOO_LARGE):
-                parts = halves(request)
-            else:
-                parts = None
-            if parts is not None:
-                assembly.pending += len(parts) - 1
-                self._close_if_whole(chip_id)
-            return parts
-
-    def give_up(self, request: PixelRequest, failure: Failure) -> None:
-        """A request of the chip failed for good, and the chip with it."""
-        chip_id = request.job.chip.chip_id
-        with self._lock:
-            assembly = self._open[chip_id]
-            first = not assembly.failed
-            assembly.failed = True
-            assembly.pending -= 1
-            self._close_if_whole(chip_id)
-        if first:
-            self._fail(chip_id, failure)
-
-    def arrived(self, answers: Sequence[tuple[PixelRequest, Any]]) -> list[WholeChip]:
-        """Take in answers (body, valid fractions); returns the chips that are whole now."""
-        with self._lock:
-            for request, (body, valid) in answers:
-                assembly = self._open[request.job.chip.chip_id]
-                assembly.parts.append(Part(asked=request.asked(), body=body))
-                for name, fraction in valid.items():
-                    assembly.valid[name] = max(fraction, assembly.valid.get(name, 0.0))
-                assembly.pending -= 1
-                self._close_if_whole(request.job.chip.chip_id)
-            whole, self._whole = self._whole, []
-            return whole
-
-    def _less(
-        self, assembly: _Assembly, request: PixelRequest, arrays: Sequence[str], status: ArrayStatus
-    ) -> list[PixelRequest]:
-        assembly.statuses.update(dict.fromkeys(arrays, status))
-        left = without(request, arrays)
-        return [left] if left else []
-
-    def _close_if_whole(self, chip_id: str) -> None:
-        assembly = self._open[chip_id]
-        if assembly.pending:
-            return
-        del self._open[chip_id]
-        if assembly.failed:
-            return
-        parts = sorted(assembly.parts, key=lambda part: (part.asked["arrays"], part.asked["top"]))
-        self._whole.append(
-            WholeChip(chip_id=chip_id, parts=tuple(parts), valid=dict(assembly.valid), statuses=dict(assembly.statuses))
-        )
 
 
 def final_status(spec: ArraySpec, planned: ArrayStatus, change: ArrayStatus | None, valid: float) -> ArrayStatus:

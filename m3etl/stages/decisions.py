@@ -25,7 +25,10 @@ static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanChip:
-    """What the plan says about a chip. wish_ms: the wished moment of the anchor, None without one."""
+    """What the plan says about a chip. wish_ms: the wished moment of the anchor, None without one.
+
+    anchor: the scene that was chosen before, where further arrays are planned around it.
+    """
 
     grid: ChipGrid
     lon: float
@@ -34,6 +37,7 @@ class PlanChip:
     biome: int
     ecoregion: int
     wish_ms: int | None
+    anchor: Candidate | None = None
 
     @property
     def chip_id(self) -> str:

@@ -19,7 +19,7 @@ from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import Chosen, Ledger, open_ledger
 from m3etl.stages.budget import make_meter, over_budget, read_figures
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
-from m3etl.stages.fetching import Lane, PixelLane, SealingThread
+from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
 from m3etl.stages.layout import Layout, fix_layout, with_catalogue
 from m3etl.stages.parts import begin_part, check_part, join_parts
 from m3etl.stages.planning import ScenePlanner
@@ -187,6 +187,8 @@ class _Export:
             stop=self._stop,
             on_planned=lambda count: self._progress.advance(count, requests=self._planning.requests),
             base_wait_s=self._base_wait_s,
+            journal=self._campaign.raw_path / "planning.jsonl",
+            block_chips=block_chips_of(self._campaign, tuple(layout.specs.values())),
         )
 
     def _fetch(self, layout: Layout) -> None:

@@ -10,17 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from m3etl.campaign import Campaign
-from m3etl.io.answers import read_answer
+from m3etl.errors import InputError
+from m3etl.io.answers import Piece, take_answer
+from m3etl.io.assembly import Chips
+from m3etl.io.blocks import block_sides, largest_block
 from m3etl.io.bodies import RequestBodies
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
-from m3etl.io.ledger import LandedChip, Ledger
+from m3etl.io.ledger import Ledger
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind
-from m3etl.io.pixels import Chips, PixelJob, PixelRequest, WholeChip
-from m3etl.io.segments import SegmentWriter
+from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, check_bytes
 from m3etl.spec.budget import pixel_lane
-from m3etl.spec.modality import Shape
+from m3etl.spec.modality import ArraySpec
+from m3etl.stages.landing import Landing
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
@@ -60,51 +63,58 @@ class PixelLane:
         meter: Metering | None = None,
     ) -> None:
         self._campaign = campaign
-        self._base_wait_s = base_wait_s
         self._session = session
         self._ledger = ledger
         self._layout = layout
-        self._hand_over = hand_over
         self._counts = counts
         self._progress = progress
         self._stop = stop
         self._meter = meter or Unmetered()
-        self._writer = SegmentWriter(campaign.raw_path)
-        self._chips = Chips(fail=self._fail)
+        config = campaign.config.export
+        self._landing = Landing(campaign.raw_path, ledger, layout, hand_over)
+        self._chips = Chips(fail=self._fail, block_chips=block_chips_of(campaign, tuple(layout.specs.values())))
         self._bodies = RequestBodies()
-        self._rasters = [name for name, spec in layout.specs.items() if spec.shape is Shape.RASTER]
-        self.landed = 0
-        self.nbytes = 0
-
-    def run(self) -> None:
-        """Fetch every open chip. Raises RemoteError when the run can't go on; returns early when `stop` is set."""
-        config = self._campaign.config.export
-        pace = Pace(
+        self._pace = Pace(
             requests_per_second=config.requests_per_second,
             max_in_flight=config.max_in_flight,
             max_attempts=config.max_attempts,
-            base_wait_s=self._base_wait_s,
+            base_wait_s=base_wait_s,
+            max_bytes=config.max_in_flight_mb * 2**20,
         )
+
+    @property
+    def landed(self) -> int:
+        """Chips of this run so far."""
+        return self._landing.landed
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this run so far."""
+        return self._landing.nbytes
+
+    def run(self) -> None:
+        """Fetch every open chip. Raises RemoteError when the run can't go on; returns early when `stop` is set."""
         flow: Flow[PixelRequest] = Flow(
             send=self._send,
             land=self._land,
             split=self._chips.split,
             give_up=self._chips.give_up,
-            pace=pace,
+            pace=self._pace,
             counts=self._counts,
             stop=self._stop,
             on_tick=self._tick,
         )
         try:
-            flow.run(self._chips.start(self._jobs(config.check_every)))
+            flow.run(self._chips.start(self._jobs()))
         except FlowStopped as stopped:
             raise stopped_error(stopped) from stopped
         self._land_whole(self._chips.arrived([]))
 
     def close(self) -> None:
-        self._writer.close()
+        self._landing.close()
 
-    def _jobs(self, check_every: int) -> Iterator[PixelJob]:
+    def _jobs(self) -> Iterator[PixelJob]:
+        check_every = self._campaign.config.export.check_every
         after, position = -1, 0
         while True:
             records = self._ledger.open_rows(after)
@@ -120,38 +130,21 @@ class PixelLane:
                 position += 1
             after = records[-1].row
 
-    def _send(self, request: PixelRequest) -> tuple[bytes, dict[str, float]]:
+    def _send(self, request: PixelRequest) -> tuple[Piece, ...]:
         sent = self._bodies.body(request)
-        with self._meter.request(pixel_lane, request.nbytes):
+        with self._meter.request(pixel_lane, request.counted_bytes):
             body = self._session.compute_pixels(sent)
-        return body, read_answer(request, body)
+        return take_answer(request, body)
 
     def _land(self, answers: Sequence[tuple[PixelRequest, Any]]) -> None:
-        self.nbytes += sum(len(body) for _, (body, _) in answers)
-        self._land_whole(self._chips.arrived(answers))
+        self._land_whole(self._chips.arrived(pieces for _, pieces in answers))
 
     def _land_whole(self, whole: Sequence[WholeChip]) -> None:
-        if not whole:
-            return
-        landed = [
-            LandedChip(
-                chip_id=chip.chip_id,
-                place=self._writer.append(chip.chip_id, chip.parts) if chip.parts else None,
-                statuses=chip.statuses,
-                valid={**dict.fromkeys(self._rasters, 0.0), **chip.valid},
-            )
-            for chip in whole
-        ]
-        self._writer.flush()
-        self._hand_over(self._ledger.record_landed(landed, shard_chips=self._layout.shard_chips))
-        self.landed += len(landed)
-        self._progress.advance(len(landed), **self._fields())
+        self._landing.land(whole)
+        self._progress.advance(len(whole), **self._fields())
 
     def _fail(self, chip_id: str, failure: Failure) -> None:
-        ready = self._ledger.record_failed(
-            chip_id, str(failure.kind), failure.message, shard_chips=self._layout.shard_chips
-        )
-        self._hand_over(ready)
+        self._landing.fail(chip_id, str(failure.kind), failure.message)
         self._progress.advance(1, **self._fields())
 
     def _tick(self, in_flight: int, counts: FlowCounts) -> None:
@@ -165,6 +158,23 @@ class PixelLane:
             "MB": round(self.nbytes / 1e6, 1),
             **({"mode": "restricted"} if self._session.restricted else {}),
         }
+
+
+def block_chips_of(campaign: Campaign, specs: Sequence[ArraySpec]) -> int:
+    """Chips a side of the blocks that are planned with one anchor and fetched in one request; 1 but for wall-to-wall
+    plans.
+    """
+    config = campaign.config
+    if config.sample.strategy != "grid":
+        return 1
+    wanted = config.export.block_chips
+    if wanted and wanted not in block_sides:
+        raise InputError(
+            f"export.block_chips is {wanted}", hint="Use 1, 2, 4 or 8, or 0 for as many as a request holds."
+        )
+    most_bytes = config.export.max_in_flight_mb * 2**20 // 4
+    largest = largest_block(specs, config.sample.chip_px, extra_bytes=check_bytes, most_bytes=most_bytes)
+    return min(wanted or largest, largest)
 
 
 class SealingThread:

@@ -176,10 +176,10 @@ class ScenePlanner:
         return {key: found for key, found in answers.items() if place_of(key) in names}
 
     def _places(self, chips: Sequence[PlanChip]) -> list[_Place]:
-        groups: dict[tuple[str, int | None], tuple[ChipGrid, list[PlanChip]]] = {}
+        groups: dict[tuple[Any, ...], tuple[ChipGrid, list[PlanChip]]] = {}
         for chip in chips:
             grid = block_of(chip.grid, self._block_chips)
-            groups.setdefault((grid.chip_id, chip.wish_ms), (grid, []))[1].append(chip)
+            groups.setdefault((grid.chip_id, chip.wish_ms, chip.anchor), (grid, []))[1].append(chip)
         return [_Place(grid, tuple(members), self._search(grid, members[0])) for grid, members in groups.values()]
 
     def _search(self, grid: ChipGrid, chip: PlanChip) -> Search:
@@ -201,7 +201,8 @@ class ScenePlanner:
 
     def _plan_wave(self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]]) -> None:
         for place in places:
-            place.final = not self._wants_sentinel2
+            place.anchor = place.chips[0].anchor
+            place.final = place.anchor is not None or not self._wants_sentinel2
             for asked in place.search.rounds:
                 found = known.pop(self._key(place, asked), None)
                 if found is not None:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from pyproj import Transformer
 
+from m3etl.io.blocks import place_in
 from m3etl.io.outcomes import Failure, RequestFailed
 from m3etl.io.pixels import PixelRequest
 from m3etl.io.planning import either_level
@@ -194,15 +195,18 @@ class FakeEarth:
 
 
 def pixels(request: PixelRequest) -> bytes:
-    """The NPY body of a request."""
+    """The NPY body of a request. A chip has the same values alone and in a block; what is between chips is fill."""
     window, chip = request.window, request.job.chip
     rows, columns = np.mgrid[window.top : window.bottom, 0 : window.width]
     fields: dict[str, Any] = {}
     for name in request.arrays:
         spec = request.job.specs[name]
-        scene_ids = request.job.scenes[name].scene_ids
         for band in spec.bands:
-            fields[field_name(name, band)] = _band(spec, band, (chip.chip_id, *scene_ids), rows, columns)
+            if request.members:
+                fields[field_name(name, band)] = _block_band(request, spec, band)
+            else:
+                keys = (chip.chip_id, *request.job.scenes[name].scene_ids)
+                fields[field_name(name, band)] = _band(spec, band, keys, rows, columns)
     if request.check:
         x, y = chip.xmin + (columns + 0.5) * 10.0, chip.ymax - (rows + 0.5) * 10.0
         lon, lat = Transformer.from_crs(f"EPSG:{chip.epsg}", "EPSG:4326", always_xy=True).transform(x, y)
@@ -215,6 +219,19 @@ def pixels(request: PixelRequest) -> bytes:
     stream = io.BytesIO()
     np.save(stream, body)
     return stream.getvalue()
+
+
+def _block_band(request: PixelRequest, spec: ArraySpec, band: str) -> Any:
+    values = np.full((request.window.bottom, request.window.width), spec.fill_value(), dtype=spec.dtype)
+    for job in request.members:
+        row, column = place_in(request.job.chip, job.chip)
+        side = job.chip.pixels(spec)
+        rows, columns = np.mgrid[0:side, 0:side]
+        keys = (job.chip.chip_id, *job.scenes[spec.name].scene_ids)
+        values[row * side : (row + 1) * side, column * side : (column + 1) * side] = _band(
+            spec, band, keys, rows, columns
+        )
+    return values
 
 
 def _band(spec: ArraySpec, band: str, keys: tuple[Any, ...], rows: Any, columns: Any) -> Any:

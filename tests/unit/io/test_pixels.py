@@ -12,17 +12,10 @@ from fakes.earth import pixels
 from hypothesis import given
 from hypothesis import strategies as st
 
+from m3etl.io.answers import arrays_of, read_answer, take_answer
+from m3etl.io.assembly import Chips
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
-from m3etl.io.pixels import (
-    Chips,
-    PixelJob,
-    arrays_of,
-    final_status,
-    halves,
-    plan_requests,
-    read_answer,
-    without,
-)
+from m3etl.io.pixels import PixelJob, final_status, halves, plan_requests, without
 from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.catalog import find_array, select_arrays
@@ -157,7 +150,7 @@ class TestChips:
 
     def answer(self, request):
         body = pixels(request)
-        return request, (body, read_answer(request, body))
+        return take_answer(request, body)
 
     def test_a_chip_is_whole_when_its_last_part_has_come(self):
         chips, failed = self.make()

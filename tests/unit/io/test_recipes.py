@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from fakes.scenery import Scene, left, session_over, top
 
+from m3etl.io.answers import arrays_of, read_answer, take_answer
+from m3etl.io.bodies import RequestBodies
 from m3etl.io.outcomes import Kind, RequestFailed
-from m3etl.io.pixels import PixelJob, arrays_of, expression_of, plan_requests, read_answer
+from m3etl.io.pixels import PixelJob, expression_of, halves, plan_block, plan_requests, split_block
 from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.catalog import find_array
@@ -229,3 +231,52 @@ def test_everything_arrives_in_stored_dtype(session):
         known = values[valid_of(spec, values)]
         assert known.min() >= spec.stored_min - 1e-6
         assert known.max() <= spec.stored_max + 1e-6
+
+
+def test_a_chip_is_the_same_alone_in_a_block_and_after_a_split(session):
+    ids = {
+        "sentinel2_l2a": [f"{l2a}/gaps"],
+        "sentinel1_asc": ["COPERNICUS/S1_GRD/ramp"],
+        "sentinel1_desc": ["COPERNICUS/S1_GRD/west", "COPERNICUS/S1_GRD/east"],
+        "aster_elevation": ["projects/sat-io/open-datasets/ASTER/GDEM"],
+        "aster_slope": ["projects/sat-io/open-datasets/ASTER/GDEM"],
+        "canopy_height": [f"users/nlang/ETH_GlobalCanopyHeight{name}_2020_10m_v1" for name in ("", "SD")],
+        "worldcover": ["ESA/WorldCover/v100/a", "ESA/WorldCover/v100/b"],
+        "dynamic_world": [f"GOOGLE/DYNAMICWORLD/V1/{name}" for name in ("a", "b", "c")],
+    }
+    specs = {name: find_array(name) for name in ids}
+    planned = {name: ArrayScenes(status=ArrayStatus.OK, scene_ids=tuple(found)) for name, found in ids.items()}
+    grids = [
+        ChipGrid(
+            chip_id=f"32632-0640-{column:04d}-{row:04d}",
+            epsg=32632,
+            xmin=column * 640.0,
+            ymax=(row + 1) * 640.0,
+            chip_px=64,
+        )
+        for row in (8280, 8281)
+        for column in (780, 781)
+    ]
+    jobs = [PixelJob(chip=grid, specs=specs, scenes=planned, check=True) for grid in grids]
+
+    def stored(requests):
+        pieces = [
+            piece
+            for item in requests
+            for piece in take_answer(item, session.compute_pixels(RequestBodies().body(item)))
+        ]
+        return {
+            job.chip.chip_id: arrays_of([item.part for item in pieces if item.job is job], specs, job.chip, {})
+            for job in jobs
+        }
+
+    alone = stored([request for job in jobs for request in plan_requests(job)])
+    (block,) = plan_block(jobs, 2)
+    for way in ([block], split_block(block), [half for part in split_block(block) for half in halves(part)]):
+        found = stored(way)
+        for chip_id, arrays in alone.items():
+            assert arrays.keys() == found[chip_id].keys() == specs.keys()
+            for name, values in arrays.items():
+                np.testing.assert_array_equal(found[chip_id][name], values, err_msg=f"{chip_id} {name}")
+    shown = alone["32632-0640-0781-8281"]
+    assert all(valid_of(specs[name], values).any() for name, values in shown.items()), "there is something to compare"
