@@ -40,6 +40,12 @@ def modalities_page() -> str:
     return (
         f"{notice}\n# Modalities\n\nA modality is what you ask for (`m3etl export --modality aster`); "
         "it has one or more arrays. Physical value = stored x scale + offset; fill means that nothing was observed.\n\n"
+        "Without a name, `export` takes MMEarth's twelve; the others come by name, or all of M3LEO's as "
+        "`--modality m3leo`. [Arrays of your own](own-arrays.md) are declared in a TOML file.\n\n"
+        "Chips of the embedded Earth Engine, one line a chip: MMEarth's rasters, then the further ones (hatched: not "
+        "observed).\n\n"
+        "![MMEarth's rasters](pictures/mmearth.png)\n\n![further rasters](pictures/further-1.png)\n\n"
+        "![further rasters](pictures/further-2.png)\n\n"
         f"{_table(head, rows)}\n\n{sections}\n\n## Licences\n\n"
         f"{_table(('id', 'kind', 'terms', 'notice'), terms)}\n"
     )

@@ -101,7 +101,7 @@ def write_vector_chart(path: Path, spec: ArraySpec, stored: Stored) -> None:
 
 def write_registration_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Where each array lies against the optical one: a point with its spread; rows as in the audit's report."""
-    measured = [row for row in rows if row["verdict"] != "too little detail in common"]
+    measured = [row for row in rows if row["verdict"] in ("in place", "shifted")]
     rest = [row["array"] for row in rows if row not in measured]
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axis = figure.subplots()
@@ -115,7 +115,7 @@ def write_registration_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> N
     labels = "\n".join(f"{row['array']}: {row['right [px]']:+.2f}, {row['down [px]']:+.2f}" for row in measured)
     axis.text(1.03, 1.0, "right, down [px]\n" + labels, transform=axis.transAxes, va="top", fontsize=7)
     if rest:
-        text = "too little detail in common:\n" + "\n".join(rest)
+        text = "not to be told:\n" + "\n".join(rest)
         axis.text(1.03, 0.3, text, transform=axis.transAxes, va="top", fontsize=7, color="#666666")
     axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal", xlabel="right [px]", ylabel="down [px]")
     axis.set_title("Shift against the optical array", fontsize=10)

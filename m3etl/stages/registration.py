@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m3etl.compute.audit import Finding
-from m3etl.compute.registration import Shift, cross_spectrum, detail_of, measure_shift
+from m3etl.compute.registration import Shift, cross_spectrum, detail_of, least_chips, measure_shift
 from m3etl.errors import DamagedError
 from m3etl.io.store import ChipStore
 from m3etl.spec.hashing import stream
@@ -31,7 +31,9 @@ class Registration:
 
     @property
     def verdict(self) -> str:
-        """in place, shifted, or too little detail in common."""
+        """in place, shifted, too few chips, or too little detail in common."""
+        if self.shift is not None and self.shift.chips < least_chips:
+            return "too few chips"
         if self.shift is None or not self.shift.is_measured:
             return "too little detail in common"
         certain = self.shift.distance_px - self.shift.spread_px
