@@ -1,5 +1,5 @@
-"""Both lanes through the real client against the embedded Earth Engine: the same stored numbers, fill where images end,
-windows instead of whole files, and clear refusals that a later run gets over.
+"""Chip, block and batch through the real client against the embedded Earth Engine: the same stored numbers, fill where
+images end, windows instead of whole files, and clear refusals that a later run gets over.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from m3etl.campaign import Campaign, CampaignConfig, ExportConfig, SampleConfig,
 from m3etl.campaign import open_campaign as reopen
 from m3etl.emulator.process import start_embedded
 from m3etl.errors import AuthenticationError, InputError, RemoteError
+from m3etl.io.assembly import Chips
 from m3etl.io.earthengine import open_session
 from m3etl.io.plan import write_plan
 from m3etl.io.store import open_store
 from m3etl.spec.modality import Shape
+from m3etl.stages import fetching
 from m3etl.stages.export import run_export
 from m3etl.stages.summary import SilentProgress
 from tests.unit.stages.test_export import content, make_plan
@@ -101,11 +103,12 @@ refusals = [
 
 @dataclass(frozen=True)
 class Rig:
-    """A server, its log, and the same chips by both lanes."""
+    """A server, its log, the same chips one by one, by blocks and by the batch lane, and the pixel requests of each."""
 
     url: str
     log: Path
     campaigns: dict[str, Campaign]
+    asked: dict[str, int]
 
     def requests(self):
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -116,19 +119,26 @@ def rig(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lanes")
     log, faults = folder / "requests.jsonl", folder / "faults.json"
     faults.write_text(json.dumps({"rules": refusals}))
-    campaigns = {}
+    campaigns, asked = {}, {}
     archive = archive_of(folder / "archive")
     with start_embedded(state_dir=folder / "state", archive=archive, log=log, faults=faults) as server:
-        for lane in ("pixels", "batch"):
-            campaigns[lane] = make_campaign(folder / lane)
-            summary = export(campaigns[lane], server.url, lane=lane)
+        for way in ("chips", "blocks", "batch"):
+            campaigns[way] = make_campaign(folder / way)
+            with pytest.MonkeyPatch.context() as patch:
+                if way == "chips":
+                    patch.setattr(fetching, "Chips", lambda fail, block_chips: Chips(fail=fail, block_chips=1))
+                before = log.read_text().count("computePixels")
+                summary = export(campaigns[way], server.url, lane="batch" if way == "batch" else "pixels")
+                asked[way] = log.read_text().count("computePixels") - before
             assert (summary.done, summary.failed) == (len(squares) * side**2, 0)
-        yield Rig(url=server.url, log=log, campaigns=campaigns)
+        yield Rig(url=server.url, log=log, campaigns=campaigns, asked=asked)
 
 
-def test_both_lanes_store_the_same_integers(rig):
+def test_chip_block_and_batch_store_the_same_integers(rig):
     campaigns = rig.campaigns
-    assert content(campaigns["batch"].root) == content(campaigns["pixels"].root)
+    assert rig.asked == {"chips": len(squares) * side**2, "blocks": len(squares), "batch": 0}
+    assert content(campaigns["blocks"].root) == content(campaigns["chips"].root)
+    assert content(campaigns["batch"].root) == content(campaigns["chips"].root)
     store = open_store(campaigns["batch"].store_path)
     rasters = [name for name, spec in store.specs.items() if spec.shape is Shape.RASTER]
     assert {"sentinel2_l2a", "sentinel1_asc", "aster_slope", "worldcover", "dynamic_world"} <= set(rasters)
@@ -186,7 +196,7 @@ def test_a_queue_of_operations_survives_its_server(tmp_path, rig):
     requests = [json.loads(line) for line in log.read_text().splitlines()]
     submitted = [item for item in requests if item["path"].endswith("image:export")]
     assert len(operations) == len({item["digest"] for item in submitted})
-    by_lanes = open_store(rig.campaigns["pixels"].store_path)
+    by_lanes = open_store(rig.campaigns["chips"].store_path)
     store = open_store(campaign.store_path)
     for name in ("worldcover", "aster_elevation", "aster_slope"):
         for row, chip_id in enumerate(store.chip_ids):
