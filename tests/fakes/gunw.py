@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,21 @@ names = {
     2: "S1-GUNW-D-R-064-tops-20200112_20191231-015040-00012E_00047N-PP-9c1d-v2_0_6.nc",
     3: "S1-GUNW-D-R-064-tops-20200112_20191231-015040-00012E_00047N-PP-9c1d-v3_0_1.nc",
 }
+
+
+def product_name(
+    days: int,
+    *,
+    reference: str = "2020-01-12",
+    way: str = "D",
+    track: int = 64,
+    version: str = "2_0_6",
+    tag: str = "9c1d",
+) -> str:
+    """The file name of a pair of dates `days` apart."""
+    newer = datetime.fromisoformat(reference)
+    dates = f"{newer:%Y%m%d}_{newer - timedelta(days=days):%Y%m%d}"
+    return f"S1-GUNW-{way}-R-{track:03d}-tops-{dates}-015040-00012E_00047N-PP-{tag}-v{version}.nc"
 
 
 @dataclass(frozen=True, kw_only=True)
