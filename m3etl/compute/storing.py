@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from m3etl.compute.grids import PixelWindow
-from m3etl.compute.warp import Method, Positions, margin_of, method_for, resample
+from m3etl.compute.positions import Positions
+from m3etl.compute.warp import Method, margin_of, method_for, resample
 from m3etl.spec.modality import ArraySpec, Resampling, Values
 
 Array = npt.NDArray[Any]
@@ -134,7 +135,7 @@ def _whole(mark: float | None, dtype: np.dtype[Any]) -> int | None:
 
 
 @numba.njit(nogil=True, cache=True)
-def _settle(values: Array, limits: Array, marked: Array) -> None:  # pragma: no cover - compiled
+def _settle(values: Array, limits: Array, marked: Array) -> None:
     """In place, band by band in one line and on one type: that becomes machine code for many pixels at a time."""
     low, high, below, above = limits[0], limits[1], limits[2], limits[3]
     for band in range(values.shape[0]):
@@ -155,7 +156,7 @@ def _settle(values: Array, limits: Array, marked: Array) -> None:  # pragma: no 
 @numba.njit(nogil=True, cache=True)
 def _convert(
     values: Array, marks: Array, step: Array, is_whole: bool, is_class: bool, fill: Any, result: Array
-) -> None:  # pragma: no cover - compiled
+) -> None:
     factor, shift, least, most = step[0], step[1], step[2], step[3]
     for band in range(values.shape[0]):
         mark = marks[band]

@@ -8,6 +8,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 most_handles = 16  # open files per thread
+cache_bytes = 256 << 20  # of blocks, in the whole process; no block is asked for twice, so more would be idle memory
 
 # GDAL looks for files beside a raster unless told not to; ranges that touch are fetched in one request.
-gdal_options: Mapping[str, str | int] = {
+gdal_options: Mapping[str, str] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_CACHEMAX": 128,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "1",
@@ -181,6 +182,7 @@ def _environment(options: Mapping[str, str]) -> Any:
 def _opened(location: str) -> rasterio.DatasetReader:
     import rasterio
 
+    _limit_cache()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)  # said in words by the caller
@@ -189,6 +191,15 @@ def _opened(location: str) -> rasterio.DatasetReader:
         if not is_remote(location) and not location.startswith("/vsi") and not Path(location).exists():
             raise InputError(f"there is no file {location}", hint="Check the path.") from error
         raise _failed(location, "cannot be opened as a raster", error) from error
+
+
+@lru_cache(maxsize=1)
+def _limit_cache() -> None:
+    """GDAL keeps blocks in 5 % of the machine's memory unless told otherwise."""
+    from rasterio._env import get_gdal_config, set_gdal_config
+
+    if int(get_gdal_config("GDAL_CACHEMAX")) > cache_bytes:
+        set_gdal_config("GDAL_CACHEMAX", cache_bytes)
 
 
 def gdal_name(location: str) -> str:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import shapely
 
 from m3etl.compute.grids import PixelGrid, PixelWindow, chip_grid, parsed_crs, whole_pixel_offset
+from m3etl.compute.positions import Positions, find_positions, transformer
 from m3etl.compute.storing import aligned, reach_of, stored_of, unknown_codes
-from m3etl.compute.warp import Positions, find_positions, transformer
 from m3etl.errors import InputError
 from m3etl.io.localfiles import LocalFiles
 from m3etl.io.rasters import Mosaic, Raster, WindowPixels, batch_bytes, reading_pool

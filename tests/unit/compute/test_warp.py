@@ -13,7 +13,8 @@ import rasterio.warp
 from rasterio.transform import Affine
 
 from m3etl.compute.grids import PixelGrid, PixelWindow, chip_grid
-from m3etl.compute.warp import Method, find_positions, margin_of, method_for, resample
+from m3etl.compute.positions import find_positions
+from m3etl.compute.warp import Method, margin_of, method_for, resample
 from m3etl.spec.catalog import find_array
 
 

@@ -10,8 +10,8 @@ import pytest
 from fakes.geotiffs import numbered, write_geotiff
 
 from m3etl.compute.grids import PixelGrid, chip_grid
+from m3etl.compute.positions import find_positions
 from m3etl.compute.storing import aligned, stored_of
-from m3etl.compute.warp import find_positions
 from m3etl.errors import InputError
 from m3etl.io.localfiles import find_local_files
 from m3etl.spec.catalog import find_array
