@@ -79,6 +79,7 @@ def _decode_natively(native: Any, work: Sequence[Chunk], *, compressed: bool) ->
     _, _, files, offsets, lengths, _, _, addresses, sizes = zip(*work, strict=True)
     number, wrong = native.decode_chunks(
         np.array([file.descriptor for file in files], np.int32),
+        np.array([file.mapped for file in files], np.uint64),
         np.array(offsets, np.int64),
         np.array(lengths, np.int64),
         np.array(addresses, np.uint64),

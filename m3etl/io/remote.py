@@ -70,6 +70,7 @@ class RemoteShard(OpenShard):
             self._descriptor = os.dup(file.fileno())
         self.index = self._fetch_index(chunk_count) if index is None else index
         self.extents = self.index.data
+        self.mapped = 0
         self._fetched = self.index[:, 0] == missing_mark  # what is not stored need not be fetched
         self._pending: dict[int, Future[None]] = {}
         self.readers = 0

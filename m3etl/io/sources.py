@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from m3etl.io.mapping import MappingBudget
 from m3etl.io.shards import Array, ShardFile
 
 side_threads = 8  # that read many small files at once: enough for a disk that is asked for the first time
@@ -17,14 +18,16 @@ Result = TypeVar("Result")
 
 
 class OpenShard(ShardFile):
-    """A shard that many threads read; its name for people is `where`. extents: the index, quick to look into."""
+    """A shard that many threads read; its name for people is `where`. extents: the index, quick to look into; mapped:
+    address of the file in memory, or 0."""
 
-    __slots__ = ("extents", "where")
+    __slots__ = ("__weakref__", "extents", "mapped", "where")
 
     def __init__(self, path: Path, chunk_count: int, index: Array | None = None) -> None:
         super().__init__(path, chunk_count, index)
         self.where = str(path)
         self.extents = self.index.data
+        self.mapped = 0
 
     @property
     def descriptor(self) -> int:
@@ -93,6 +96,7 @@ class LocalSource:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._text = str(root)
+        self._mappings = MappingBudget()
 
     def __reduce__(self) -> tuple[type[LocalSource], tuple[Path]]:
         return LocalSource, (self.root,)
@@ -121,7 +125,9 @@ class LocalSource:
 
     def open_shard(self, key: str, chunk_count: int, index: Array | None) -> OpenShard:
         """The file itself."""
-        return OpenShard(Path(self.where(key)), chunk_count, index)
+        shard = OpenShard(Path(self.where(key)), chunk_count, index)
+        shard.mapped = self._mappings.map(shard.descriptor, shard)
+        return shard
 
     def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """One after the other."""

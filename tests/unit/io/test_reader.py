@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from m3etl.errors import DamagedError
 from m3etl.io import decoding
+from m3etl.io.mapping import MappingBudget
 from m3etl.io.reader import ChipStore
 from m3etl.io.shards import codec_names
 from m3etl.io.store import grow_store, open_store, seal_shard
@@ -147,6 +148,35 @@ def test_a_shard_that_shrinks_while_it_is_read_is_damaged(tmp_path, way):
     os.truncate(store.shard_path("sentinel2_l2a", 0), 7000)
     with pytest.raises(DamagedError, match="sentinel2_l2a of chip"):
         store.read("sentinel2_l2a", range(4))
+
+
+@pytest.mark.parametrize("most", [0, 1, 100])
+def test_mapped_or_not_the_values_are_the_same_and_mappings_end(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(MappingBudget, "most_files", most)
+    chips = make_store(tmp_path / "s", few_specs[:2], count=12, shard_chips=3, missing=0.0)
+    choose("native")
+    store = open_store(tmp_path / "s")
+    for spec in few_specs[:2]:
+        found = store.read(spec.name, range(12), threads=3)
+        np.testing.assert_array_equal(found, np.stack([chip.arrays[spec.name] for chip in chips]))
+    budget = store.source._mappings
+    assert budget.files == min(most, 8)
+    assert (budget.nbytes > 0) == (most > 0)
+    store.close()
+    assert (budget.files, budget.nbytes) == (0, 0)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_chunks_out_of_the_page_cache_are_read(tmp_path, compressed):
+    chips = make_store(tmp_path / "s", few_specs, count=4, missing=0.0, codec="zstd" if compressed else "none")
+    choose("native")
+    store = open_store(tmp_path / "s")
+    store.read("sentinel2_l2a", range(4))
+    for _ in range(2):
+        with store.shard_path("sentinel2_l2a", 0).open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        np.testing.assert_array_equal(store.read("sentinel2_l2a", [3])[0], chips[3].arrays["sentinel2_l2a"])
 
 
 def test_readers_opened_before_stay_right_while_the_store_grows(tmp_path):
