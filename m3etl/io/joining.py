@@ -15,6 +15,7 @@ from m3etl.io.segments import segment_path, sync_directory, unwritable
 
 fixed_facts = ("arrays", "shard_chips", "lot_chips", "s2", "catalogue", "selection")
 segments_of_part = 1_000_000  # numbers that the segments of one part may have in the joined campaign
+_place_columns = "chip_id, generation, row, draw, lon, lat, split, year, biome, ecoregion, wish_ms"
 _chip_columns = (
     "chip_id, state, generation, row, draw, reserve, lon, lat, split, year, biome, ecoregion, wish_ms, seen, origin, "
     "kind, reason, statuses, offset, length"
@@ -59,6 +60,26 @@ def join_ledgers(parts: Sequence[tuple[Ledger, Path]], path: Path, raw_path: Pat
         sync_directory(path.parent)
     except OSError as error:
         raise unwritable(path.parent, error) from error
+
+
+def take_over_rows(ledger: Ledger, base: Path, *, shard_chips: int) -> None:
+    """Fill an empty ledger with every chip that has a row in the ledger at `base`, waiting to be planned anew; at once.
+
+    Rows, generations and shards are the same; none is final.
+    """
+    with ledger.file.attached(base), ledger.file.transaction() as connection:
+        connection.execute(
+            f"INSERT INTO chips ({_place_columns}, state) SELECT {_place_columns}, 'waiting' FROM other.chips "
+            "WHERE row IS NOT NULL ORDER BY row"
+        )
+        connection.execute("INSERT INTO generations SELECT * FROM other.generations WHERE chips IS NOT NULL")
+        connection.execute(  # a chip that has another row since does not count where it was
+            "INSERT INTO shards (shard, generation, chips) SELECT row / ? AS shard, generation, COUNT(*) "
+            "FROM other.chips WHERE row IS NOT NULL GROUP BY 1, 2",
+            (shard_chips,),
+        )
+        connection.execute("INSERT INTO old_rows SELECT * FROM other.old_rows")
+        connection.execute("INSERT INTO meta VALUES ('rows_taken_over', 'true')")
 
 
 def _fact(ledger: Ledger, name: str) -> Any:

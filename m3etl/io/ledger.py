@@ -13,7 +13,7 @@ import json
 import math
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -183,9 +183,7 @@ class Ledger:
 
     def states(self, chip_ids: Sequence[str]) -> dict[str, ChipState]:
         """State of those of the chips that are known."""
-        query = "SELECT state FROM chips WHERE chip_id = ?"
-        found = ((chip_id, self.file.one(query, (chip_id,))) for chip_id in chip_ids)
-        return {chip_id: ChipState(state[0]) for chip_id, state in found if state is not None}
+        return {name: ChipState(state) for name, state in self._named("chip_id, state", chip_ids)}
 
     def scenes_of(self, chip_id: str) -> ChipScenes | None:
         """What is decided for a chip, None where nothing is."""
@@ -198,8 +196,10 @@ class Ledger:
 
     def rows_of(self, chip_ids: Sequence[str]) -> list[tuple[int, int]]:
         """(row, generation) of each chip, (-1, -1) for those without a row."""
-        query = "SELECT row, generation FROM chips WHERE chip_id = ? AND row IS NOT NULL"
-        return [self.file.one(query, (chip_id,)) or (-1, -1) for chip_id in chip_ids]
+        known = {name: (row, generation) for name, row, generation in self._named("chip_id, row, generation", chip_ids)}
+        nowhere = (-1, -1)
+        found = (known.get(name, nowhere) for name in chip_ids)
+        return [nowhere if place[0] is None else place for place in found]
 
     # --- fetching -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Ledger:
             chosen = self.chosen.among(numbers, lon=2, kind=4)[: limit - len(found)]
             for start in range(0, len(chosen), 500):
                 part = [item[0] for item in chosen[start : start + 500]]
-                found += self._records(f"number IN ({', '.join('?' * len(part))}) ORDER BY row", part)
+                found += self._records(f"number IN ({_marks(part)}) ORDER BY row", part)
         return found
 
     def open_chip(self, chip_id: str) -> ChipRecord | None:
@@ -433,6 +433,12 @@ class Ledger:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _named(self, columns: str, chip_ids: Sequence[str]) -> Iterator[Row]:
+        """Some columns of those of the chips that are known, in any order."""
+        for start in range(0, len(chip_ids), 500):
+            part = chip_ids[start : start + 500]
+            yield from self.file.all(f"SELECT {columns} FROM chips WHERE chip_id IN ({_marks(part)})", part)
+
     @property
     def _chooses(self) -> bool:
         return self.chosen != everything
@@ -466,6 +472,10 @@ _record = (
     "SELECT chip_id, state, row, generation, lon, lat, split, document, origin, kind, reason, statuses, segment, "
     "offset, length FROM chips LEFT JOIN scenes USING (number)"
 )
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _ready(connection: sqlite3.Connection) -> list[int]:

@@ -32,6 +32,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS chips_row ON chips (row) WHERE row IS NOT NULL
 CREATE INDEX IF NOT EXISTS chips_segment ON chips (segment) WHERE segment IS NOT NULL;
 CREATE INDEX IF NOT EXISTS chips_failed ON chips (kind, reason) WHERE state = 'failed';
 CREATE INDEX IF NOT EXISTS chips_open ON chips (row) WHERE state = 'planned' AND row IS NOT NULL;
+CREATE INDEX IF NOT EXISTS chips_waiting ON chips (row) WHERE state = 'waiting' AND row IS NOT NULL;
 CREATE TABLE IF NOT EXISTS scenes (number INTEGER PRIMARY KEY, document BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (state TEXT PRIMARY KEY, chips INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS generations (

@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,11 @@ from m3etl.spec.roworder import cut_lots, lots_of_part
 scan_chips = 65_536
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRow:
-    """What the plan says about a chip. draw: see spec.roworder; wish_ms: wished moment of the anchor or None."""
+class PlanRow(NamedTuple):
+    """What the plan says about a chip. draw: see spec.roworder; wish_ms: wished moment of the anchor or None.
+
+    A tuple, in the order of the ledger's columns, because millions go through.
+    """
 
     chip_id: str
     draw: int
@@ -35,6 +37,9 @@ class PlanRow:
     biome: int
     ecoregion: int
     wish_ms: int | None
+
+
+_facts = ", ".join(PlanRow._fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,14 @@ def chips_of_lot(ledger: Ledger, lot: Lot) -> Iterator[LotChip]:
         yield from (_lot_chip(item) for item in ledger.chosen.among(batch, lon=5, kind=12))
 
 
+def waiting_with_rows(ledger: Ledger, limit: int) -> list[PlanRow]:
+    """Up to `limit` chips that have a row and no decision yet, in order of row."""
+    found = ledger.file.all(
+        f"SELECT {_facts} FROM chips WHERE state = 'waiting' AND row IS NOT NULL ORDER BY row LIMIT ?", (limit,)
+    )
+    return [PlanRow._make(item) for item in found]
+
+
 def fix_lot(ledger: Ledger, lot: Lot, with_rows: Sequence[int], settled: Sequence[int], *, shard_chips: int) -> None:
     """Make a lot a generation: the chips `with_rows` (numbers, in order) get consecutive rows; `settled` ones, which
     have none, belong to it too.
@@ -159,23 +172,13 @@ def fix_lot(ledger: Ledger, lot: Lot, with_rows: Sequence[int], settled: Sequenc
 
 # --- the plan comes in ------------------------------------------------------------------------------------------------
 
-_facts = "chip_id, draw, reserve, lon, lat, split, year, biome, ecoregion, wish_ms"
 _state = "CASE reserve WHEN 0 THEN 'waiting' ELSE 'reserve' END"
 
 
 def _take_in(connection: sqlite3.Connection, batches: Iterable[Sequence[PlanRow]]) -> None:
     connection.execute(f"CREATE TEMP TABLE arriving ({_facts})")
     for batch in batches:
-        connection.executemany(
-            "INSERT INTO temp.arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    row.chip_id, row.draw, int(row.reserve), row.lon, row.lat, row.split, row.year, row.biome,
-                    row.ecoregion, row.wish_ms,
-                )
-                for row in batch
-            ),
-        )  # fmt: skip
+        connection.executemany("INSERT INTO temp.arriving VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", batch)
 
 
 def _fill_empty(connection: sqlite3.Connection, version: int) -> None:

@@ -50,16 +50,17 @@ class ProvenanceRow:
     license: str
 
 
-def provenance_file(directory: Path, shard: int) -> Path:
-    """The file of one shard."""
-    return directory / f"shard-{shard:06d}.parquet"
+def provenance_file(directory: Path, shard: int, addition: int = 0) -> Path:
+    """The file of one shard; of the arrays that the n-th addition brought to it."""
+    return _of_addition(directory, addition) / f"shard-{shard:06d}.parquet"
 
 
-def write_provenance(directory: Path, shard: int, rows: Sequence[ProvenanceRow]) -> None:
+def write_provenance(directory: Path, shard: int, rows: Sequence[ProvenanceRow], addition: int = 0) -> None:
     """Write the file of one shard, whole or not at all; equal rows give equal bytes."""
     columns = {item.name: [getattr(row, item.name) for row in rows] for item in fields(ProvenanceRow)}
     table = pa.table(columns, schema=schema)
-    path = provenance_file(directory, shard)
+    path = provenance_file(directory, shard, addition)
+    directory = path.parent
     temporary = directory / f".{path.name}.tmp"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -74,23 +75,36 @@ def write_provenance(directory: Path, shard: int, rows: Sequence[ProvenanceRow])
         raise unwritable(directory, error) from error
 
 
+def recorded_shards(directory: Path) -> list[int]:
+    """Numbers of the shards that have a file, ascending."""
+    return sorted(int(path.stem.removeprefix("shard-")) for path in directory.glob("shard-*.parquet"))
+
+
 def read_provenance(directory: Path, shards: Sequence[int] | None = None) -> pd.DataFrame:
-    """Every row (of the named shards, or of all) in order of shard; an empty table where there is nothing yet.
+    """Every row (of the named shards, or of all) in order of shard, those of added arrays too; an empty table where
+    there is nothing yet.
 
     Raises DamagedError for a file that is no provenance.
     """
-    if shards is None:
-        paths = sorted(path for path in directory.glob("shard-*.parquet"))
-    else:
-        paths = [provenance_file(directory, shard) for shard in shards]
-    tables = []
-    for path in paths:
-        try:
-            tables.append(pq.read_table(path, schema=schema))
-        except (OSError, pa.ArrowException) as error:
-            raise DamagedError(
-                f"cannot read {path}: {error}", hint="Restore it from a copy; `m3etl validate` lists what is missing."
-            ) from error
+    additions = sorted(int(path.name.removeprefix("added-")) for path in directory.glob("added-*"))
+    paths = []
+    for shard in recorded_shards(directory) if shards is None else shards:
+        added = (provenance_file(directory, shard, addition) for addition in additions)
+        paths += [provenance_file(directory, shard), *(path for path in added if path.exists())]
+    tables = [_read(path) for path in paths]
     table = pa.concat_tables(tables) if tables else schema.empty_table()
     frame: pd.DataFrame = table.to_pandas()
     return frame
+
+
+def _of_addition(directory: Path, addition: int) -> Path:
+    return directory / f"added-{addition}" if addition else directory
+
+
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise DamagedError(
+            f"cannot read {path}: {error}", hint="Restore it from a copy; `m3etl validate` lists what is missing."
+        ) from error

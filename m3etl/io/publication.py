@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from m3etl.campaign import Campaign
+from m3etl.io.layout import read_layout
+from m3etl.io.provenance import read_provenance, recorded_shards
 from m3etl.spec.biomes import biome_names
 
 read_bytes = 1 << 22
@@ -103,8 +105,10 @@ def write_metadata(path: Path, campaign: Campaign, plan: pd.DataFrame, arrays: S
     count = 0
     temporary = path.with_name(f".{path.name}.tmp")
     with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for file in _provenance_files(campaign):
-            rows = _metadata_rows(pd.read_parquet(file), places, arrays)
+        shard_chips = read_layout(campaign.store_path).shard_chips
+        for shard in recorded_shards(campaign.provenance_path):
+            rows = _metadata_rows(read_provenance(campaign.provenance_path, [shard]), places, arrays)
+            rows = rows[rows["row"] // shard_chips == shard]  # others failed here and have another row since
             writer.write_table(pa.Table.from_pandas(rows, schema=schema, preserve_index=False))
             count += len(rows)
     temporary.replace(path)
@@ -145,4 +149,4 @@ def _files_below(path: Path, name: str) -> Iterator[PublishedFile]:
 
 
 def _provenance_files(campaign: Campaign) -> list[Path]:
-    return sorted(path for path in campaign.provenance_path.glob("*.parquet") if not path.name.startswith("."))
+    return sorted(path for path in campaign.provenance_path.rglob("*.parquet") if not path.name.startswith("."))

@@ -268,7 +268,7 @@ def _lacks_tiles(campaign: Campaign) -> str:
 
 def _shards(campaign: Campaign) -> tuple[int, int]:
     """(sealed, ready to be sealed)."""
-    from m3etl.stages.parts import open_ledgers
+    from m3etl.stages.ledgers import open_ledgers
 
     with open_ledgers(campaign, to_read=True) as opened:
         ledgers = [ledger for _, ledger in opened]

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from m3etl.campaign import Campaign, locked
@@ -17,10 +17,19 @@ from m3etl.errors import InputError
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import Chosen, Ledger, open_ledger
+from m3etl.stages.additions import (
+    begin_addition,
+    begun_addition,
+    check_addable,
+    finish_addition,
+    open_addition,
+    plan_addition_wave,
+)
 from m3etl.stages.budget import make_meter, over_budget, read_figures
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
-from m3etl.stages.layout import Layout, fix_layout, with_catalogue
+from m3etl.stages.layout import Layout, fix_layout, further_specs, read_layout_of, with_catalogue
+from m3etl.stages.ledgers import describe_addition
 from m3etl.stages.parts import begin_part, check_part, join_parts
 from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.scheduling import (
@@ -89,6 +98,24 @@ def run_export(
             ledger.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What is worked on: the campaign's own chips, or the arrays that are added to their rows."""
+
+    campaign: Campaign
+    ledger: Ledger
+    layout: Layout
+
+    def sealer(self) -> Sealer:
+        return Sealer(self.campaign, self.ledger, self.layout)
+
+    def seal_ready(self) -> None:
+        """Seal what a killed run left."""
+        sealer = self.sealer()
+        for shard in self.ledger.ready_shards():
+            sealer.seal(shard)
+
+
 class _Export:
     """One run: planning, pixels, sealing. The coordinating thread is the caller's."""
 
@@ -112,25 +139,27 @@ class _Export:
         self._budget_eecu_hours = budget_eecu_hours
         self._meter = make_meter(campaign, session, ledger, budget_eecu_hours=budget_eecu_hours, on_over=self._stop.set)
         self._started = time.monotonic()
+        self._additions: list[dict[str, Any]] = []
         self._landed = 0
         self._bytes = 0
 
     def run(self, modalities: Sequence[str], region: str | None, *, retry_failed: bool) -> Summary:
         layout = fix_layout(self._campaign, self._ledger, modalities, lambda: count_planned(self._campaign))
-        self._campaign = with_catalogue(self._campaign, layout)
+        further = further_specs(layout, self._campaign.config.export, modalities)
+        check_addable(self._campaign, self._ledger, further)
         whole = self._campaign.part is None
         if whole:
             read_plan_into(self._ledger, self._campaign, self._progress)
         else:
             begin_part(self._campaign, self._ledger, layout, region, self._progress)
-        self._seal_ready(layout)
-        if retry_failed:
-            self._reopen_failed(layout)
-        if whole:
-            form_open_lots(self._ledger, self._campaign, layout)
+        # A failed chip taken up again would change a shard that a killed run left half sealed.
+        _Work(campaign=self._campaign, ledger=self._ledger, layout=layout).seal_ready()
         with _draining(self._stop, self._progress):
             try:
-                self._work(layout)
+                if begun_addition(self._ledger):
+                    layout = self._add()
+                if not begun_addition(self._ledger):  # else it is not finished, as this run is to stop
+                    self._extend(layout, modalities, retry_failed=retry_failed)
             finally:
                 self._record_run()
                 if whole:
@@ -142,11 +171,22 @@ class _Export:
             raise KeyboardInterrupt
         return self._summary()
 
-    def _seal_ready(self, layout: Layout) -> None:
-        # What a killed run left half sealed must not change any more, as a failed chip taken up again would make it.
-        sealer = Sealer(self._campaign, self._ledger, layout)
-        for shard in self._ledger.ready_shards():
-            sealer.seal(shard)
+    def _extend(self, layout: Layout, modalities: Sequence[str], *, retry_failed: bool) -> None:
+        """Further chips, and then further arrays for all of them."""
+        work = self._named_in_config(layout)
+        if retry_failed:
+            self._reopen_failed(layout)
+        if self._campaign.part is None:
+            form_open_lots(self._ledger, self._campaign, layout)
+        self._work(work)
+        further = further_specs(layout, self._campaign.config.export, modalities)
+        if further and not self._stop.is_set():
+            begin_addition(self._ledger, further)
+            self._named_in_config(self._add())
+
+    def _named_in_config(self, layout: Layout) -> _Work:
+        self._campaign = with_catalogue(self._campaign, layout)
+        return _Work(campaign=self._campaign, ledger=self._ledger, layout=layout)
 
     def _reopen_failed(self, layout: Layout) -> None:
         count, left = self._ledger.reopen_failed(
@@ -159,66 +199,84 @@ class _Export:
                 "`m3etl export --retry-failed` without --part"
             )
 
-    def _work(self, layout: Layout) -> None:
+    def _work(self, work: _Work) -> None:
         """Wave by wave, scenes are fixed and pixels fetched, first with what an earlier run left open."""
-        planner = self._planner(layout)
-        for number, wave in enumerate(waves(self._ledger)):
+        planner = self._planner(work)
+        for number, wave in enumerate(waves(work.ledger)):
             if number:
                 self._session.use_standard()
             for lot in wave:
                 if not self._stop.is_set():
-                    settle_lot(self._ledger, lot, planner, layout, self._stop, self._progress)
-            if self._campaign.config.export.lane != "batch":  # region tiles are cut when all their chips are known
-                self._fetch(layout)
-        self._fetch(layout)
+                    settle_lot(work.ledger, lot, planner, work.layout, self._stop, self._progress)
+            if work.campaign.config.export.lane != "batch":  # region tiles are cut when all their chips are known
+                self._fetch(work)
+        self._fetch(work)
 
-    def _planner(self, layout: Layout) -> ScenePlanner:
-        config = self._campaign.config
+    def _add(self) -> Layout:
+        """Bring the arrays of the addition that has begun to every row; returns the layout of the campaign then."""
+        with open_addition(self._campaign, self._ledger) as (campaign, own, layout):
+            self._progress.say(f"adding {', '.join(layout.specs)} to the rows that are there")
+            work = _Work(campaign=campaign, ledger=own, layout=layout)
+            work.seal_ready()
+            planner = self._planner(work)
+            self._session.use_standard()
+            while plan_addition_wave(self._ledger, own, planner, self._stop, self._progress):
+                if campaign.config.export.lane != "batch":
+                    self._fetch(work)
+                    self._session.use_standard()
+            self._fetch(work)
+            shards, sealed = own.shard_counts()
+            self._additions.append(describe_addition(own))
+            done = sealed == shards
+            return finish_addition(campaign, self._ledger, layout) if done else read_layout_of(self._ledger)
+
+    def _planner(self, work: _Work) -> ScenePlanner:
+        config = work.campaign.config
         return ScenePlanner(
             session=self._session,
-            ledger=self._ledger,
-            specs=tuple(layout.specs.values()),
+            ledger=work.ledger,
+            specs=tuple(work.layout.specs.values()),
             config=config.export,
             seed=config.sample.seed,
             years=config.sample.years,
-            must_have_scene=config.sample.strategy == "biome",
+            must_have_scene=config.sample.strategy == "biome" and not work.campaign.addition,
             counts=self._planning,
             meter=self._meter,
             stop=self._stop,
             on_planned=lambda count: self._progress.advance(count, requests=self._planning.requests),
             base_wait_s=self._base_wait_s,
-            journal=self._campaign.raw_path / "planning.jsonl",
-            block_chips=block_chips_of(self._campaign, tuple(layout.specs.values())),
+            journal=work.campaign.raw_path / "planning.jsonl",
+            block_chips=block_chips_of(work.campaign, tuple(work.layout.specs.values())),
         )
 
-    def _fetch(self, layout: Layout) -> None:
+    def _fetch(self, work: _Work) -> None:
         if self._stop.is_set():
             return
-        self._ledger.landing_segment = -1
-        sealing = SealingThread(Sealer(self._campaign, self._ledger, layout))
-        todo = self._ledger.open_count()
+        work.ledger.landing_segment = -1
+        sealing = SealingThread(work.sealer())
+        todo = work.ledger.open_count()
         try:
-            sealing.put(self._ledger.ready_shards())
-            if todo or self._campaign.config.export.lane == "batch":  # tasks may be left to tidy up
-                with self._open_lane(layout, sealing.put) as lane:
+            sealing.put(work.ledger.ready_shards())
+            if todo or work.campaign.config.export.lane == "batch":  # tasks may be left to tidy up
+                with self._open_lane(work, sealing.put) as lane:
                     self._progress.start("pixels", todo)
                     try:
                         lane.run()
                     finally:
-                        self._landed += lane.landed
+                        self._landed += 0 if work.campaign.addition else lane.landed
                         self._bytes += lane.nbytes
                     self._progress.finish()
         finally:
             sealing.close()
 
     def _open_lane(
-        self, layout: Layout, hand_over: Callable[[Sequence[int]], None]
+        self, work: _Work, hand_over: Callable[[Sequence[int]], None]
     ) -> contextlib.AbstractContextManager[Lane]:
         shared: dict[str, Any] = {
-            "campaign": self._campaign,
+            "campaign": work.campaign,
             "session": self._session,
-            "ledger": self._ledger,
-            "layout": layout,
+            "ledger": work.ledger,
+            "layout": work.layout,
             "hand_over": hand_over,
             "counts": self._pixels,
             "progress": self._progress,
@@ -226,7 +284,7 @@ class _Export:
             "base_wait_s": self._base_wait_s,
             "meter": self._meter,
         }
-        if self._campaign.config.export.lane == "batch":
+        if work.campaign.config.export.lane == "batch":
             from m3etl.stages.batch import open_batch_lane
 
             return open_batch_lane(**shared)
@@ -263,6 +321,7 @@ class _Export:
             seconds=time.monotonic() - self._started,
             profiles=self._meter.requests,
             restricted=self._session.restricted,
+            additions=self._additions,
         )
         return summarise(self._campaign, self._ledger, outcome, self._progress)
 

@@ -11,6 +11,7 @@ from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.outcomes import Kind, retry_may_help
 from m3etl.io.tasks import describe_tasks
+from m3etl.spec.biomes import no_biome
 from m3etl.stages.budget import dry_run_facts
 from m3etl.stages.layout import wanted_specs
 from m3etl.stages.summary import Progress, Summary
@@ -22,7 +23,7 @@ stored_states = (ChipState.SEALED, ChipState.LANDED)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one run did: counts of both flows, chips landed, bytes received, profiles asked for, whether Earth Engine
-    was in restricted mode.
+    was in restricted mode, how far additions of arrays are.
     """
 
     planning: FlowCounts
@@ -32,11 +33,15 @@ class Outcome:
     seconds: float
     profiles: int = 0
     restricted: bool = False
+    additions: Sequence[Mapping[str, Any]] = ()
 
 
 def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Progress) -> Summary:
     """The summary of a run over the chips that it was about."""
-    tally = ledger.tally()
+    by_biome = campaign.config.sample.strategy == "biome"
+    tally: Tally = {(no_biome, False, ChipState(state)): chips for state, chips in ledger.counts().items()}
+    if by_biome or ledger.chosen.inside is not None:
+        tally = ledger.tally()
     done, failed = _chips(tally, *stored_states), _chips(tally, ChipState.FAILED)
     failures = ledger.failures() if failed else []
     if any(Kind(kind) in retry_may_help for kind, _, _ in failures):
@@ -58,17 +63,19 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
     tasks = describe_tasks(campaign.ledger_path)
     if tasks:
         facts["tasks"] = tasks
-    if campaign.config.sample.strategy == "biome":
+    if by_biome:
         facts["biomes"] = _biome_rows(tally)
     facts["valid fractions"] = [
         {"array": name, "valid": round(valid / chips, 4)} for name, (chips, valid) in ledger.valid_fractions().items()
     ]
+    if outcome.additions:
+        facts["added to existing rows"] = list(outcome.additions)
     return Summary(
         stage="export",
         done=done,
         skipped=done - outcome.landed,
         rejected=_chips(tally, ChipState.UNUSABLE),
-        failed=failed,
+        failed=failed + sum(item["failed"] for item in outcome.additions),
         seconds=outcome.seconds,
         errors={f"{kind}: {reason}": chips for kind, reason, chips in failures},
         facts=facts,

@@ -39,17 +39,8 @@ def fix_layout(
         ledger.write_meta("catalogue", {spec.name: spec.digest() for spec in specs})
         ledger.write_meta("arrays", [spec.name for spec in specs])
     check_level(campaign.config.export.s2, ledger.read_meta("s2"))
-    _check_catalogue({**ledger.read_meta("catalogue"), **campaign.config.catalogue}, known_arrays())
-    layout = read_layout_of(ledger)
-    further = further_specs(layout, campaign.config.export, modalities)
-    if further:
-        fixed = sorted({spec.modality for spec in layout.specs.values()})
-        raise InputError(
-            f"the first export fixed the modalities {', '.join(fixed)}; "
-            f"{', '.join(dict.fromkeys(spec.modality for spec in further))} cannot be added to its rows",
-            hint="Export them into another campaign with the same plan (copy campaign.toml's [sample] section).",
-        )
-    return layout
+    check_catalogue({**ledger.read_meta("catalogue"), **campaign.config.catalogue})
+    return read_layout_of(ledger)
 
 
 def read_layout_of(ledger: Ledger) -> Layout:
@@ -95,7 +86,9 @@ def check_level(wanted: str, fixed: str) -> None:
         )
 
 
-def _check_catalogue(recorded: Mapping[str, str], known: Mapping[str, ArraySpec]) -> None:
+def check_catalogue(recorded: Mapping[str, str]) -> None:
+    """InputError where the catalogue declares one of the recorded arrays otherwise now, or not at all."""
+    known = known_arrays()
     changed = sorted(name for name, digest in recorded.items() if name not in known or known[name].digest() != digest)
     if changed:
         raise InputError(

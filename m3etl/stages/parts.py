@@ -8,32 +8,19 @@ shards, new modalities.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, NothingSelectedError
-from m3etl.io.joining import check_parts_agree, join_ledgers
-from m3etl.io.ledger import Ledger, open_ledger
+from m3etl.io.joining import join_ledgers
+from m3etl.io.ledger import Ledger
 from m3etl.io.lots import keep_part
 from m3etl.stages.layout import Layout
+from m3etl.stages.ledgers import open_ledgers
 from m3etl.stages.scheduling import form_open_lots, plan_identity, read_plan_into
 from m3etl.stages.summary import Progress
-
-
-@contextlib.contextmanager
-def open_ledgers(campaign: Campaign, *, to_read: bool = False) -> Iterator[list[tuple[Campaign, Ledger]]]:
-    """The campaign with its ledger, or its parts with theirs. Raises DamagedError where parts do not go together."""
-    with contextlib.ExitStack() as stack:
-        opened = [
-            (item, stack.enter_context(contextlib.closing(open_ledger(item.ledger_path, to_read=to_read))))
-            for item in campaign.with_ledger
-        ]
-        begun = [ledger for _, ledger in opened if ledger.read_meta("part") is not None or len(opened) == 1]
-        check_parts_agree(begun)
-        yield opened
 
 
 def check_part(campaign: Campaign) -> None:

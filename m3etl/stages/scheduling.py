@@ -172,18 +172,9 @@ def _plan_rows(campaign: Campaign) -> Iterator[list[PlanRow]]:
         column, row = (np.round(batch[name].to_numpy() / size).astype(np.int64) for name in ("xmin", "ymin"))
         cells = Cells(cell_m=size, epsg=batch["epsg"].to_numpy(dtype=np.int64), column=column, row=row)
         draws = draws_of_cells(cells, sample.seed, wall_to_wall=sample.strategy == "grid")
-        wishes = _wishes(batch)
-        yield [
-            PlanRow(
-                chip_id=chip_id, draw=draw, reserve=reserve, lon=lon, lat=lat, split=split, year=year, biome=biome,
-                ecoregion=ecoregion, wish_ms=wish,
-            )
-            for chip_id, draw, reserve, lon, lat, split, year, biome, ecoregion, wish in zip(
-                batch["chip_id"], draws.tolist(), batch["reserve"].tolist(), batch["lon"].tolist(),
-                batch["lat"].tolist(), batch["split"], batch["year"].tolist(), batch["biome"].tolist(),
-                batch["ecoregion"].tolist(), wishes, strict=True,
-            )
-        ]  # fmt: skip
+        columns = [batch[name].tolist() for name in ("reserve", "lon", "lat", "split", "year", "biome", "ecoregion")]
+        ids = batch["chip_id"].tolist()
+        yield list(map(PlanRow._make, zip(ids, draws.tolist(), *columns, _wishes(batch), strict=True)))
 
 
 def _wishes(batch: pd.DataFrame) -> list[int | None]:

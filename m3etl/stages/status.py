@@ -12,7 +12,7 @@ from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.plan import count_plan
 from m3etl.io.tasks import describe_tasks
 from m3etl.stages.budget import read_figures, spent_facts
-from m3etl.stages.parts import open_ledgers
+from m3etl.stages.ledgers import open_ledgers, read_additions
 from m3etl.stages.summary import Summary
 
 
@@ -56,6 +56,9 @@ def _summary(campaign: Campaign, opened: Sequence[tuple[Campaign, Ledger]], plan
         "chips per second (last run)": round(rate, 2) if rate else None,
         "seconds left": round(left / rate) if rate and left else (0 if not left else None),
     }
+    adding = [item for owner, ledger in opened for item in read_additions(owner, ledger)]
+    if adding:
+        facts["adding to existing rows"] = adding
     tasks = [text for owner, _ in opened if (text := describe_tasks(owner.ledger_path))]
     if tasks:
         facts["tasks"] = "; ".join(tasks)

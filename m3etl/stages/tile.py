@@ -7,22 +7,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
 
 from m3etl.campaign import Campaign, locked, store_locked
 from m3etl.errors import DamagedError, NothingSelectedError
-from m3etl.io.layout import read_layout
+from m3etl.io.layout import StoreLayout, read_layout
 from m3etl.io.ledger import ChipRecord, ChipState, Ledger
 from m3etl.io.pixels import Array, arrays_of, final_status
 from m3etl.io.provenance import ProvenanceRow, write_provenance
 from m3etl.io.segments import read_record, remove_segment, segment_numbers
 from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
-from m3etl.spec.jobs import ArrayStatus
+from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import ArraySpec, Shape, valid_of
 from m3etl.stages.layout import Layout, read_layout_of
-from m3etl.stages.parts import open_ledgers
+from m3etl.stages.ledgers import open_ledgers
 from m3etl.stages.places import grid_of
 from m3etl.stages.scheduling import write_rows_to_plan
 from m3etl.stages.summary import Progress, Summary
@@ -62,6 +63,9 @@ def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
     )
 
 
+_undecided = ArrayScenes(status=ArrayStatus.FAILED)
+
+
 class Sealer:
     """Seals shards of one campaign, one after the other."""
 
@@ -70,6 +74,7 @@ class Sealer:
         self._ledger = ledger
         self._layout = layout
         self._created = False
+        self._store: StoreLayout | None = None
         self._earlier_segments = set(segment_numbers(campaign.raw_path))
 
     def seal(self, shard: int) -> int:
@@ -78,15 +83,18 @@ class Sealer:
         """
         campaign, layout = self._campaign, self._layout
         records = self._ledger.shard_records(shard, shard_chips=layout.shard_chips)
+        every = records
+        if campaign.addition:  # a shard that is sealed holds these too
+            every = sorted([*records, *self._ledger.old_rows(shard, shard_chips=layout.shard_chips)], key=_row_of)
         self._create()
         rows: list[ProvenanceRow] = []
         fractions: dict[tuple[str, str], float] = {}
-        chips = self._chips(records, fractions)
-        checksums = seal_shard(campaign.store_path, shard, chips)
+        chips = self._chips(every, fractions)
+        checksums = seal_shard(campaign.store_path, shard, chips, arrays=list(layout.specs), layout=self._store)
         for record in records:
             rows += self._provenance(record, checksums, fractions)
-        write_provenance(campaign.provenance_path, shard, rows)
-        if records:
+        write_provenance(campaign.provenance_path, shard, rows, campaign.addition)
+        if records and not campaign.addition:
             self._grow(self._ledger.superseded_rows(shard, shard_chips=layout.shard_chips))
         self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
         self._sweep(self._ledger.landing_segment)
@@ -102,7 +110,7 @@ class Sealer:
         copy of its metadata from another host has fewer rows.
         """
         self._sweep(sys.maxsize)
-        if self._campaign.store_path.exists() and self._ledger.shard_counts()[1]:
+        if not self._campaign.addition and self._campaign.store_path.exists() and self._ledger.shard_counts()[1]:
             self._grow()
 
     def _sweep(self, recorded_below: int) -> None:
@@ -118,17 +126,17 @@ class Sealer:
             self._earlier_segments.discard(number)  # a later writer may use the number again
 
     def _create(self) -> None:
+        """Make the store where there is none. Arrays that are added to it are named in its metadata when the last of
+        their shards is sealed, see stages.additions.
+        """
         if self._created:
             return
         campaign, layout = self._campaign, self._layout
-        with store_locked(campaign):
-            create_store(
-                campaign.store_path,
-                tuple(layout.specs.values()),
-                chip_m=campaign.chip_m,
-                shard_chips=layout.shard_chips,
-                codec=campaign.config.store.codec,
-            )
+        if campaign.addition:
+            found = read_layout(campaign.store_path)
+            self._store = replace(found, specs={**found.specs, **layout.specs})
+        else:
+            create_store_of(campaign, layout)
         self._created = True
 
     def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:
@@ -173,7 +181,7 @@ class Sealer:
         fractions: Mapping[tuple[str, str], float],
     ) -> Iterator[ProvenanceRow]:
         for name, spec in self._layout.specs.items():
-            scenes = record.scenes.arrays[name]
+            scenes = record.scenes.arrays.get(name, _undecided)
             fraction = fractions.get((record.chip_id, name), 0.0)
             status = final_status(spec, scenes.status, record.statuses.get(name), fraction)
             if record.state is ChipState.FAILED:
@@ -193,6 +201,18 @@ class Sealer:
             )
 
 
+def create_store_of(campaign: Campaign, layout: Layout) -> None:
+    """Make the store of a campaign, or name further arrays in its metadata."""
+    with store_locked(campaign):
+        create_store(
+            campaign.store_path,
+            tuple(layout.specs.values()),
+            chip_m=campaign.chip_m,
+            shard_chips=layout.shard_chips,
+            codec=campaign.config.store.codec,
+        )
+
+
 def stored_vector(spec: ArraySpec, values: Sequence[float | None]) -> Array:
     """Physical numbers of a vector array as stored; fill where a number is absent."""
     stored = np.full(len(spec.bands), spec.fill_value(), dtype=spec.dtype)
@@ -210,6 +230,10 @@ def valid_fraction(spec: ArraySpec, values: Array) -> float:
     """Share of pixels with a value in any band (of features with a value, for a vector)."""
     valid = valid_of(spec, values)
     return round(float((valid.any(axis=0) if spec.shape is Shape.RASTER else valid).mean()), 6)
+
+
+def _row_of(record: ChipRecord) -> int:
+    return record.row
 
 
 def _milliseconds(text: str) -> int:

@@ -140,7 +140,7 @@ def test_raw_segments_go_as_soon_as_their_chips_are_sealed(tmp_path, monkeypatch
             most.append(len(segment_numbers(campaign.raw_path)))
 
     small = functools.partial(SegmentWriter, limit_bytes=1)  # a segment a chip
-    monkeypatch.setattr("m3etl.stages.fetching.SegmentWriter", small)
+    monkeypatch.setattr("m3etl.stages.landing.SegmentWriter", small)
     campaign = make_campaign(tmp_path / "c", make_plan(64), max_in_flight=1)
     export(campaign, FakeEarth(trouble=watch, delay_s=0.02))
     assert 4 < max(most) < 32, "about a shard's worth of chips, not the campaign's"
