@@ -8,8 +8,14 @@ from m3etl.cli.options import Settings
 
 
 @click.command("tile")
+@click.option(
+    "--gunw",
+    metavar="PLACE",
+    help="Also store the interferograms of ARIA S1-GUNW products: a directory of files, a text file with a path or "
+    "address in each line, or `asf` to search the archive.",
+)
 @click.pass_obj
-def command(settings: Settings) -> None:
+def command(settings: Settings, gunw: str | None) -> None:
     """Align, cut, check and seal what has landed."""
     from m3etl.cli.connection import prepare, source_from_environment
     from m3etl.cli.output import write_summaries
@@ -18,4 +24,9 @@ def command(settings: Settings) -> None:
 
     progress = make_progress()
     campaign, summaries = prepare(settings, last="export", source=source_from_environment(), progress=progress)
-    write_summaries(settings, [*summaries, run_tile(campaign, progress=progress)])
+    summaries = [*summaries, run_tile(campaign, progress=progress)]
+    if gunw is not None:
+        from m3etl.stages.interferometry import run_interferometry
+
+        summaries.append(run_interferometry(campaign, gunw, progress=progress))
+    write_summaries(settings, summaries)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from m3etl.errors import InputError
 from m3etl.spec.biomes import biome_names
+from m3etl.spec.catalog_insar import insar_arrays
 from m3etl.spec.catalog_m3leo import m3leo_arrays
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
 
@@ -413,6 +414,7 @@ arrays: Mapping[str, ArraySpec] = {
 
 modality_names: tuple[str, ...] = tuple(dict.fromkeys(spec.modality for spec in arrays.values()))
 _further: Mapping[str, ArraySpec] = {spec.name: spec for spec in m3leo_arrays()}
+_imported: Mapping[str, ArraySpec] = {spec.name: spec for spec in insar_arrays()}
 _declared: dict[str, ArraySpec] = {}
 
 modality_sets: Mapping[str, tuple[str, ...]] = {
@@ -422,8 +424,10 @@ modality_sets: Mapping[str, tuple[str, ...]] = {
 
 
 def known_arrays() -> Mapping[str, ArraySpec]:
-    """Every array by name: MMEarth's, the further ones, and those that a user's files declared."""
-    return {**arrays, **_further, **_declared}
+    """Every array by name: MMEarth's, the further ones, those that come from files, and those that a user's files
+    declared.
+    """
+    return {**arrays, **_further, **_imported, **_declared}
 
 
 def declare_arrays(specs: Iterable[ArraySpec]) -> None:

@@ -12,6 +12,7 @@ from m3etl.errors import DamagedError, InputError
 from m3etl.io.ledger import Ledger
 from m3etl.io.store import choose_shard_chips
 from m3etl.spec.catalog import find_array, known_arrays, select_arrays
+from m3etl.spec.catalog_insar import gunw_recipe
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.roworder import choose_lot_chips
 
@@ -73,8 +74,15 @@ def wanted_specs(config: ExportConfig, modalities: Sequence[str]) -> tuple[Array
         raise InputError(f"unknown lane: {config.lane!r}", hint="Use pixels or batch.")
     if config.anchor_rule not in ("random", "best"):
         raise InputError(f"unknown anchor rule: {config.anchor_rule!r}", hint="Use random or best.")
+    chosen = select_arrays(modalities or config.modalities)
+    imported = [spec.modality for spec in chosen if spec.recipe == gunw_recipe]
+    if imported:
+        raise InputError(
+            f"{imported[0]} does not come from Earth Engine",
+            hint="Export the others, then give them its products: `m3etl tile --gunw FOLDER`.",
+        )
     left_out = {"l2a": "sentinel2_l1c", "l1c": "sentinel2_l2a"}.get(config.s2, "")
-    return tuple(spec for spec in select_arrays(modalities or config.modalities) if spec.name != left_out)
+    return tuple(spec for spec in chosen if spec.name != left_out)
 
 
 def check_level(wanted: str, fixed: str) -> None:

@@ -13,6 +13,7 @@ from m3etl.io.store import open_store
 from m3etl.learn.dataset import ChipDataset
 from m3etl.spec.catalog import known_arrays
 from m3etl.spec.modality import Shape, Values, physical_of, valid_of
+from tests.fakes.gunw import Made, product_name, write_product
 from tests.integration.pipeline import m3etl, write_points
 
 rows = tuple(known_arrays())
@@ -28,6 +29,9 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     points = write_points(root / "places.geojson", places)
     m3etl(root, "sample", "--strategy", "points", "--points", str(points), "--chip-px", str(side))
     m3etl(root, "export", "--modality", "mmearth", "--modality", "m3leo")
+    for days in (30, 102, 178):
+        write_product(root, Made(west=2.11, north=48.85), name=product_name(days))
+    m3etl(root, "tile", "--gunw", str(root))
     m3etl(root, "normalize")
     m3etl(root, "preview")
     return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from m3etl.compute.grids import chip_grid
 from m3etl.errors import InputError, RemoteError
 from m3etl.io.gunw import choose_pairs, open_gunw, parse_name
+from m3etl.io.gunwsource import ProductReader, chip_polygon, choose_products, find_products
 from m3etl.io.ranges import open_ranges
 from tests.fakes.gunw import Made, names, offsets, write_product
 
@@ -145,6 +148,21 @@ def test_one_chip_costs_a_small_part_of_the_file(tmp_path: Path, archive: str) -
     assert _Archive.served < 0.1 * path.stat().st_size
     doors = [entry for entry in _Archive.seen if entry[0].startswith("/door/")]
     assert 1 <= len(doors) <= 2, "the redirect is remembered"
+
+
+@pytest.mark.usefixtures("login")
+def test_a_chip_from_a_list_of_addresses_costs_as_little(tmp_path: Path, archive: str) -> None:
+    path = write_product(tmp_path, Made(side=1500))
+    (tmp_path / "list.txt").write_text(f"{archive}/door/{path.name}\n")
+    grid = chip_grid(epsg=32633, xmin=320_000.0, ymax=5_254_480.0, chip_m=4480.0, pixels=48)
+    outline = chip_polygon(grid)
+    with contextlib.closing(ProductReader()) as reader:
+        (chosen,) = choose_products(find_products(str(tmp_path / "list.txt")).near(outline), outline, None)
+        read = reader.read(chosen, grid, elevation_m=0.0)
+    assert read is not None
+    assert np.isfinite(read.pixels.phase).mean() > 0.99
+    assert read.features[:2] == pytest.approx((12.0, 50.0))
+    assert _Archive.served < 0.1 * path.stat().st_size, "footprint and pixels together"
 
 
 def test_without_a_login_the_way_out_is_told(tmp_path: Path, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
