@@ -224,25 +224,32 @@ class _ReadAhead:
         batch_bytes = stream.order.batch_size * sum(stream.store.chip_bytes(name) for name in stream.specs)
         self._longest = max(self._span, stream.store.source.ahead_bytes // batch_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="m3etl-ahead")
+        self._asked: deque[tuple[int, Future[None]]] = deque()
 
     def reach(self, step: int) -> None:
         """Called before the chips of `step` are decoded."""
-        stream = self._stream
-        is_remote = stream.store.source.is_remote
-        if not stream.read_ahead or (is_remote and step + self._span // 2 < self._reached):
+        if not self._stream.read_ahead:
             return
-        first, self._reached = self._reached, min(step + 1 + self._span, len(stream))
-        if is_remote:
+        if not self._stream.store.source.is_remote:
+            self._ask(step)
+            return
+        if step + self._span // 2 >= self._reached:
+            self._asked.append((self._reached, self._ask(step)))
             self._span = min(2 * self._span, self._longest)
-        asked = self._thread.submit(self._ask, range(first, self._reached))
-        if is_remote and first == step:
-            asked.result()
+        while self._asked and self._asked[0][0] <= step:
+            self._asked.popleft()[1].result()  # its chunks are on their way then, and not asked for twice
 
     def close(self) -> None:
         """Nothing more is read ahead."""
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._stream.store.source.cancel()
 
-    def _ask(self, steps: range) -> None:
+    def _ask(self, step: int) -> Future[None]:
+        """Ask for everything from what was asked for last to a span beyond `step`."""
+        steps = range(self._reached, min(step + 1 + self._span, len(self._stream)))
+        self._reached = max(self._reached, steps.stop)
+        return self._thread.submit(self._prefetch, steps)
+
+    def _prefetch(self, steps: range) -> None:
         rows = [row for step in steps for row in self._stream.order.of_step(self._order, step).tolist()]
         self._stream.store.prefetch(list(self._stream.specs), rows)
