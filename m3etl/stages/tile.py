@@ -20,6 +20,7 @@ from m3etl.io.pixels import Array, arrays_of, final_status
 from m3etl.io.provenance import ProvenanceRow, write_provenance
 from m3etl.io.segments import read_record, remove_segment, segment_numbers
 from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
+from m3etl.spec.catalog_insar import gunw_recipe
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import ArraySpec, Shape, valid_of
 from m3etl.stages.layout import Layout, read_layout_of
@@ -74,6 +75,7 @@ class Sealer:
         self._ledger = ledger
         self._layout = layout
         self._created = False
+        self._names = list(layout.specs)
         self._store: StoreLayout | None = None
         self._earlier_segments = set(segment_numbers(campaign.raw_path))
 
@@ -90,7 +92,7 @@ class Sealer:
         rows: list[ProvenanceRow] = []
         fractions: dict[tuple[str, str], float] = {}
         chips = self._chips(every, fractions)
-        checksums = seal_shard(campaign.store_path, shard, chips, arrays=list(layout.specs), layout=self._store)
+        checksums = seal_shard(campaign.store_path, shard, chips, arrays=self._names, layout=self._store)
         for record in records:
             rows += self._provenance(record, checksums, fractions)
         write_provenance(campaign.provenance_path, shard, rows, campaign.addition)
@@ -137,6 +139,9 @@ class Sealer:
             self._store = replace(found, specs={**found.specs, **layout.specs})
         else:
             create_store_of(campaign, layout)
+            # Imports know nothing of these chips yet; without a file the store would count as damaged.
+            known = read_layout(campaign.store_path).specs
+            self._names += [name for name, spec in known.items() if spec.recipe == gunw_recipe]
         self._created = True
 
     def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:

@@ -58,6 +58,20 @@ def test_products_become_arrays_of_the_campaign(campaign: Path) -> None:
     assert (campaign / "previews" / "gunw_phase.png").stat().st_size > 1000
 
 
+def test_chips_that_come_later_have_none_until_they_are_given(campaign: Path) -> None:
+    points = write_points(campaign / "more.geojson", [(12.05, 47.85, "2020-02-01")])
+    m3etl(campaign, "sample", "--add", "--strategy", "points", "--points", str(points))
+    m3etl(campaign, "export")
+    before = StoredChips(campaign)
+    (later,) = [chip_id for chip_id in before.ids if before.plan.loc[chip_id, "lat"] < 47.87 and chip_id[:5] == "32633"]
+    assert np.isnan(before.physical("gunw_phase", later)).all()
+    assert np.isfinite(before.physical("aster_elevation", later)).all()
+    m3etl(campaign, "tile", "--gunw", str(campaign / "products"))
+    after = StoredChips(campaign)
+    assert np.isfinite(after.physical("gunw_phase", later)[0]).any()
+    m3etl(campaign, "validate")
+
+
 def test_earth_engine_is_not_asked_for_interferograms(campaign: Path) -> None:
     refused = m3etl(campaign, "export", "--modality", "gunw", check=False)
     assert refused.returncode == 2
