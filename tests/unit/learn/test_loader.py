@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import zarr
 from fakes.chips import few_specs, make_store, stored_or_fill
 from fakes.range_server import range_server
 from hypothesis import given, settings
@@ -18,12 +20,14 @@ from hypothesis import strategies as st
 
 from m3etl.errors import DamagedError, InputError, NothingSelectedError
 from m3etl.io.remote import CachePlace, open_source
+from m3etl.io.shards import codec_names
 from m3etl.io.store import ChipStore, open_store
 from m3etl.learn.batches import BatchStream
 from m3etl.learn.dataset import ChipDataset
 from m3etl.learn.loader import ChipLoader
 from m3etl.learn.order import Order
 from m3etl.learn.view import View
+from m3etl.spec.modality import Shape
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,44 @@ def test_every_chip_once_with_its_own_values(campaign, threads, shuffle):
                 np.testing.assert_array_equal(batch[spec.name][place].numpy(), stored_or_fill(chips[row], spec))
     assert sorted(seen) == list(range(23))
     assert (seen == sorted(seen)) == (shuffle == "none")
+
+
+@settings(max_examples=12)
+@given(
+    side=st.integers(2, 20),
+    shard_chips=st.integers(1, 7),
+    count=st.integers(1, 19),
+    bands=st.integers(1, 4),
+    missing=st.sampled_from([0.0, 0.5]),
+    batch_size=st.integers(1, 24),
+    threads=st.sampled_from([1, 2, 8]),
+    codec=st.sampled_from(codec_names),
+    data=st.data(),
+)
+def test_any_store_is_read_as_zarr_python_reads_it(
+    tmp_path_factory, side, shard_chips, count, bands, missing, batch_size, threads, codec, data
+):
+    root = tmp_path_factory.mktemp("any")
+    raster = replace(few_specs[0], name="r", bands=tuple(f"b{place}" for place in range(bands)))
+    vector = replace(raster, name="v", shape=Shape.VECTOR)
+    options = {"count": count, "shard_chips": shard_chips, "codec": codec, "side_m": side * 10.0, "missing": missing}
+    make_store(root / "chips.zarr", (raster, vector), **options)
+    crop = data.draw(st.integers(1, side))
+    shown = data.draw(st.lists(st.sampled_from(raster.bands), min_size=1, unique=True))
+    expected = {name: zarr.open_array(root / "chips.zarr" / name / "data")[:] for name in ("r", "v")}
+    loader = ChipLoader(
+        root, split=None, batch_size=batch_size, threads=threads, view=View(crop_px=crop, bands={"r": shown})
+    )
+    first = (side - crop) // 2
+    places = [raster.bands.index(band) for band in shown]
+    seen = []
+    for batch in loader:
+        rows = batch["row"].numpy()
+        seen += rows.tolist()
+        part = expected["r"][rows][:, places, first : first + crop, first : first + crop]
+        np.testing.assert_array_equal(batch["r"].numpy(), part)
+        np.testing.assert_array_equal(batch["v"].numpy(), expected["v"][rows])
+    assert sorted(seen) == list(range(count))
 
 
 def test_threads_change_nothing_and_epochs_do(campaign):
