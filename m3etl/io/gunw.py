@@ -22,6 +22,7 @@ from m3etl.errors import InputError, MissingExtraError, RemoteError
 
 Array = npt.NDArray[Any]
 block_bytes = 64 * 1024  # of one range request; chunks of a product are a few hundred kilobytes
+cached_bytes = 8 * 1024 * 1024  # decoded, of each variable of an open product: neighbouring chips share chunks
 _name = re.compile(
     r"S1-GUNW(?:_CUSTOM)?-(?P<direction>[AD])-(?P<look>[RL])-(?P<track>\d{3})-tops-(?P<reference>\d{8})_"
     r"(?P<secondary>\d{8})-(?P<time>\d{6})-(?P<place>[0-9A-Z_]+)-[A-Z0-9]{2}-[0-9a-f]{4}-v(?P<version>\d+_\d+(?:_\d+)?)"
@@ -245,11 +246,11 @@ def open_gunw(location: str, *, headers: Mapping[str, str] | None = None) -> Ite
 
             with (
                 open_ranges(location, headers=headers or {}, block_bytes=block_bytes) as stream,
-                h5py.File(stream, "r", rdcc_nbytes=8 * 1024 * 1024) as file,
+                h5py.File(stream, "r", rdcc_nbytes=cached_bytes) as file,
             ):
                 yield Product(file, pair)
         else:
-            with h5py.File(location, "r") as file:
+            with h5py.File(location, "r", rdcc_nbytes=cached_bytes) as file:
                 yield Product(file, pair)
     except FileNotFoundError as error:
         raise InputError(f"there is no product at {location}") from error
