@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from m3etl.cli.options import Settings
+from m3etl.cli.options import Settings, scheduler_option
 
 
 @click.command("normalize")
@@ -16,8 +16,9 @@ from m3etl.cli.options import Settings
     help="Where the normalisation pass runs.",
 )
 @click.option("--materialize", is_flag=True, help="Also write the normalised values, not only the statistics.")
+@scheduler_option
 @click.pass_obj
-def command(settings: Settings, device: str, materialize: bool) -> None:
+def command(settings: Settings, device: str, materialize: bool, scheduler: str) -> None:
     """Compute statistics and run the normalisation pass."""
     from m3etl.cli.connection import prepare, source_from_environment
     from m3etl.cli.output import write_summaries
@@ -26,5 +27,5 @@ def command(settings: Settings, device: str, materialize: bool) -> None:
 
     progress = make_progress()
     campaign, summaries = prepare(settings, last="tile", source=source_from_environment(), progress=progress)
-    summary = run_normalize(campaign, device=device, materialize=materialize, progress=progress)
+    summary = run_normalize(campaign, device=device, materialize=materialize, scheduler=scheduler, progress=progress)
     write_summaries(settings, [*summaries, summary])

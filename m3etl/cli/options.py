@@ -51,6 +51,17 @@ def earthengine_options(function: F) -> F:
     return function
 
 
+def scheduler_option(function: F) -> F:
+    """Add --scheduler."""
+    return click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        default="",
+        help="Dask scheduler whose workers do it, one shard at a time, such as tcp://10.0.0.1:8786. They need this "
+        "version of m3etl and the campaign at the same path. Default: threads here.",
+    )(function)
+
+
 def parse_years(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """`2017:2020` or `2019` as an inclusive pair of years."""
     if text is None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from m3etl.cli.options import Settings
+from m3etl.cli.options import Settings, scheduler_option
 
 
 @click.command("validate")
+@scheduler_option
 @click.pass_obj
-def command(settings: Settings) -> int:
+def command(settings: Settings, scheduler: str) -> int:
     """Audit checksums, provenance, registration and splits.
 
     Exit code 3 if something is found.
@@ -21,6 +22,6 @@ def command(settings: Settings) -> int:
 
     progress = make_progress()
     campaign, summaries = prepare(settings, last="tile", source=source_from_environment(), progress=progress)
-    summary = run_validate(campaign, progress=progress)
+    summary = run_validate(campaign, scheduler=scheduler, progress=progress)
     write_summaries(settings, [*summaries, summary])
     return 3 if summary.failed else 0

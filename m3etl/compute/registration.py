@@ -191,4 +191,4 @@ def _sharpness(spectrum: npt.NDArray[np.complexfloating], side: int) -> float:
     distance = np.maximum(*np.abs(np.indices(surface.shape) - middle[:, None, None]))
     around = surface[distance > 2 * reach]
     peak = surface[distance <= reach].max()
-    return float((peak - around.mean()) / around.std()) if around.std() > 0 else 0.0
+    return float((peak - around.mean()) / around.std()) if around.size and around.std() > 0 else 0.0

@@ -11,18 +11,19 @@ import numpy.typing as npt
 from m3etl.campaign import Campaign, write_atomically
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.store import ChipStore, dataset_id, open_store
-from m3etl.stages.statistics import measure_store
+from m3etl.stages.statistics import measure_on_workers, measure_store
 from m3etl.stages.summary import Progress, Summary
 
 devices = ("auto", "cpu", "cuda")
 
 
 def run_normalize(
-    campaign: Campaign, *, device: str = "auto", materialize: bool = False, progress: Progress
+    campaign: Campaign, *, device: str = "auto", materialize: bool = False, scheduler: str = "", progress: Progress
 ) -> Summary:
     """Write stats.json, the same bytes for the same store, and with `materialize` the normalised copy and its own.
 
-    device: where the normalised copy is computed; statistics are counted on the CPU. Raises NothingSelectedError
+    device: where the normalised copy is computed; statistics are counted on the CPU. scheduler: address of a Dask
+    scheduler whose workers count, shard by shard; threads of this process by default. Raises NothingSelectedError
     without chips in the train split, InputError for a device that is not there, DamagedError where the store is
     damaged.
     """
@@ -35,7 +36,7 @@ def run_normalize(
     started = time.monotonic()
     store = open_store(campaign.store_path)
     rows = train_rows(store)
-    stats = measure_store(store, rows, progress)
+    stats = measure_on_workers(store, rows, scheduler, progress) if scheduler else measure_store(store, rows, progress)
     stats["dataset_id"] = dataset_id(campaign.store_path)
     write_atomically(campaign.stats_path, (json.dumps(stats, indent=1, sort_keys=True) + "\n").encode())
     facts = {

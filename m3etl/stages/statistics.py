@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from m3etl.compute.quality import clear_of, find_cloud_array, fitted
 from m3etl.compute.stats import Counts, merge_counts, start_counts, summarise
 from m3etl.io.store import ChipStore, open_store
+from m3etl.io.workers import Workers, open_workers
 from m3etl.spec.modality import ArraySpec, Shape
 from m3etl.stages.summary import Progress
 
@@ -45,6 +46,25 @@ def measure_store(
         parts = list(pool.map(work, range(count)))
     progress.finish()
     return summarise_store(store.specs, parts)
+
+
+def measure_on_workers(
+    store: ChipStore, rows: npt.NDArray[np.int64], scheduler: str, progress: Progress
+) -> dict[str, Any]:
+    """The same, counted by the workers of a Dask scheduler: one task per shard."""
+    groups = split_by_shard(rows, store.shard_chips)
+    path = store.path.resolve()
+    progress.start("statistics", len(groups))
+
+    def parts(workers: Workers) -> Iterator[StoreCounts]:
+        for counts in workers.run(count_rows, ((path, group) for group in groups)):
+            yield counts
+            progress.advance()
+
+    with open_workers(scheduler, shared=path) as workers:
+        found = summarise_store(store.specs, parts(workers))
+    progress.finish()
+    return found
 
 
 def split_by_shard(rows: npt.NDArray[np.int64], shard_chips: int) -> list[list[int]]:

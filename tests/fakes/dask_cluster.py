@@ -56,13 +56,8 @@ def dask_cluster(folder: Path, *, workers: int = 2, cores: tuple[int, ...] = ())
         yield Cluster(address=address, workers=processes[1:])
     finally:
         for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # ends at once; a worker would wait for a scheduler that ends as well
+            process.wait()
 
 
 def _address_in(path: Path, process: subprocess.Popen) -> str:

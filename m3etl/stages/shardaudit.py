@@ -1,0 +1,123 @@
+"""The audit of one shard, which is a task that runs anywhere: every chip against its checksum, its record and its
+declaration, times against scenes and the anchor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from m3etl.compute.audit import Finding, find_in_chips, find_split_anchors, find_wrong_times
+from m3etl.errors import DamagedError
+from m3etl.io.provenance import read_provenance
+from m3etl.io.store import ChipStore, open_store
+from m3etl.spec.modality import ArraySpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFindings:
+    """What the audit of a shard found. compared: records; observed: array -> chip_id -> checksum, of observed chips."""
+
+    findings: tuple[Finding, ...]
+    compared: int
+    observed: Mapping[str, Mapping[str, str]]
+
+
+def audit_shard(store_path: Path, provenance_path: Path, shard: int, chip_ids: Sequence[str]) -> ShardFindings:
+    """Audit one shard of a store, whose rows hold these chips ("" in padding). Damage is a finding, no exception."""
+    store = open_store(store_path)
+    found = []
+    try:
+        records = read_provenance(provenance_path, [shard])
+    except DamagedError as error:
+        found.append(Finding(check="damaged record", array="", count=1, example=error.message, meaning="unreadable"))
+        records = read_provenance(provenance_path, [])
+    chips = {shard * store.shard_chips + place: name for place, name in enumerate(chip_ids) if name}
+    found += _audit_record(list(store.specs), list(chips.values()), records) + _audit_times(records)
+    observed = {}
+    for spec in store.specs.values():
+        mine = records[records["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
+        found += _audit_array(store, spec, chips, mine) + _audit_gaps(spec, mine)
+        observed[spec.name] = _observed_checksums(mine)
+    return ShardFindings(findings=tuple(found), compared=len(records), observed=observed)
+
+
+def _audit_record(arrays: Sequence[str], chip_ids: Sequence[str], records: pd.DataFrame) -> list[Finding]:
+    """Every chip of the shard has exactly one record per array."""
+    expected = pd.MultiIndex.from_product([chip_ids, arrays])
+    recorded = pd.MultiIndex.from_frame(records[["chip_id", "array"]])
+    missing = expected.difference(recorded)
+    found = []
+    if len(missing):
+        meaning = "a stored chip has no record of where it came from"
+        example = " ".join(map(str, missing[0]))
+        found.append(Finding(check="no record", array="", count=len(missing), example=example, meaning=meaning))
+    if recorded.has_duplicates:
+        twice = recorded[recorded.duplicated()]
+        meaning = "a chip has two records for one array"
+        example = " ".join(map(str, twice[0]))
+        found.append(Finding(check="two records", array="", count=len(twice), example=example, meaning=meaning))
+    return found
+
+
+def _audit_array(store: ChipStore, spec: ArraySpec, chips: Mapping[int, str], records: pd.DataFrame) -> list[Finding]:
+    """One array of chips (row -> chip_id) against its records."""
+    rows, chip_ids = list(chips), list(chips.values())
+    try:
+        stored = store.read(spec.name, rows)
+    except DamagedError as error:
+        return [Finding(check="damaged", array=spec.name, count=1, example=error.message, meaning="unreadable bytes")]
+    mine = records.reindex(chip_ids)
+    found = find_in_chips(spec, stored, chip_ids, [str(status) for status in mine["status"]])
+    sums = [hashlib.sha256(np.ascontiguousarray(chip).tobytes()).hexdigest() for chip in stored]
+    recorded = mine["checksum"].tolist()
+    wrong = [
+        name
+        for name, actual, expected in zip(chip_ids, sums, recorded, strict=True)
+        if isinstance(expected, str) and expected and actual != expected
+    ]
+    if wrong:
+        meaning = "stored values differ from those that were sealed"
+        found.append(Finding(check="checksum", array=spec.name, count=len(wrong), example=wrong[0], meaning=meaning))
+    return found
+
+
+def _audit_gaps(spec: ArraySpec, records: pd.DataFrame) -> list[Finding]:
+    gaps = records["gap_days"].astype(float).abs()
+    late = gaps[gaps > spec.max_gap_days]
+    if late.empty:
+        return []
+    meaning = f"the scene is further from the anchor than {spec.max_gap_days:g} days"
+    example = str(late.index[0])
+    return [Finding(check="time gap", array=spec.name, count=len(late), example=example, meaning=meaning)]
+
+
+def _audit_times(records: pd.DataFrame) -> list[Finding]:
+    """Times against the dates in scene ids, and against one anchor per chip."""
+    timed = records[records["time"].notna()]
+    found = []
+    for array, mine in timed.groupby("array"):
+        single = mine[mine["scene_ids"].map(len) == 1]
+        scenes = zip(single["chip_id"], single["scene_ids"].str[0], _milliseconds(single["time"]), strict=True)
+        found += find_wrong_times(str(array), list(scenes))
+    with_gap = timed[timed["gap_days"].notna()]
+    anchors: dict[str, list[tuple[int, float]]] = {}
+    moments = _milliseconds(with_gap["time"])
+    for chip_id, moment, gap in zip(with_gap["chip_id"], moments, with_gap["gap_days"], strict=True):
+        anchors.setdefault(chip_id, []).append((moment, gap))
+    return found + find_split_anchors(anchors)
+
+
+def _milliseconds(times: pd.Series) -> list[int]:
+    return [round(value.timestamp() * 1000) for value in times]
+
+
+def _observed_checksums(records: pd.DataFrame) -> dict[str, str]:
+    """Checksums of one array by chip, of the chips with observations."""
+    observed = records[(records["valid_fraction"] > 0) & records["checksum"].notna()]
+    return dict(zip(observed.index, observed["checksum"], strict=True))
