@@ -300,6 +300,15 @@ def _is_login_problem(error: Exception) -> bool:
     return type(error).__module__.split(".")[0] == "google"
 
 
+def _never_connected(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in ("NewConnectionError", "NameResolutionError"):  # urllib3's
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
 def _may_pass(error: Exception) -> bool:
     # Tokens are renewed every hour: a network that fails just then is no rejected login.
     return type(error).__name__ == "TransportError" or bool(getattr(error, "retryable", False))
@@ -317,7 +326,10 @@ def translated(api: Any) -> Iterator[None]:
             Failure(kind=Kind.NETWORK, message=f"no answer within the deadline: {_reason(error)}")
         ) from error
     except ConnectionError as error:
-        raise RequestFailed(Failure(kind=Kind.NETWORK, message=f"connection lost: {_reason(error)}")) from error
+        kind, what = (
+            (Kind.UNREACHABLE, "no connection") if _never_connected(error) else (Kind.NETWORK, "connection lost")
+        )
+        raise RequestFailed(Failure(kind=kind, message=f"{what}: {_reason(error)}")) from error
     except (TypeError, ValueError, KeyError) as error:
         # A page or half an answer with status 200 where JSON was expected.
         failure = Failure(kind=Kind.TRANSIENT, message=f"the answer is not what was asked for: {_reason(error)}")

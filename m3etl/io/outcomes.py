@@ -22,6 +22,7 @@ class Kind(StrEnum):
     CAPACITY = "capacity"
     TRANSIENT = "transient"
     NETWORK = "network"
+    UNREACHABLE = "unreachable"  # no connection came about, so it is no fault of what was to be asked
     WRONG = "wrong"
     TOO_LARGE = "too_large"
     DETERMINISTIC = "deterministic"
@@ -49,6 +50,7 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.CAPACITY: Reaction.RETRY,
     Kind.TRANSIENT: Reaction.RETRY,
     Kind.NETWORK: Reaction.RETRY,
+    Kind.UNREACHABLE: Reaction.WAIT,
     Kind.WRONG: Reaction.RETRY,
     Kind.TOO_LARGE: Reaction.SPLIT,
     Kind.DETERMINISTIC: Reaction.GIVE_UP,
@@ -59,7 +61,7 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.CANCELLED: Reaction.GIVE_UP,
 }
 retry_may_help = frozenset(
-    {Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.WRONG, Kind.AUTH, Kind.CANCELLED}
+    {Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.UNREACHABLE, Kind.WRONG, Kind.AUTH, Kind.CANCELLED}
 )
 
 

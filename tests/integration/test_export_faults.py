@@ -14,10 +14,13 @@ import pytest
 
 from m3etl.campaign import open_campaign
 from m3etl.emulator.process import start_embedded
+from m3etl.errors import RemoteError
 from m3etl.io.earthengine import open_session
+from m3etl.io.flow import Pace
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import open_store
 from m3etl.stages.export import run_export
+from m3etl.stages.status import read_status
 from m3etl.stages.summary import SilentProgress
 from tests.unit.stages.test_export import content, make_campaign, make_plan
 
@@ -104,6 +107,31 @@ def test_an_expired_login_is_exit_4_and_resumable(undisturbed, tmp_path):
     assert result.returncode == 4
     assert "login" in result.stderr
     assert "Traceback" not in result.stderr
+    with start_embedded(state_dir=tmp_path / "state") as server:
+        export(campaign, server.url)
+    assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def test_a_service_that_goes_away_fails_no_chip_and_the_next_run_goes_on(undisturbed, tmp_path, monkeypatch):
+    monkeypatch.setitem(Pace.__init__.__kwdefaults__, "patience_s", 0.5)
+    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2, max_attempts=2)
+    with start_embedded(state_dir=tmp_path / "state") as server, open_session(url=server.url, project="") as session:
+        ask, asked = type(session).compute_pixels, []
+
+        def compute_pixels(self, request):
+            asked.append(request)
+            if len(asked) == 4:
+                server.stop()
+            return ask(self, request)
+
+        monkeypatch.setattr(type(session), "compute_pixels", compute_pixels)
+        with pytest.raises(RemoteError, match="nothing landed is lost") as caught:
+            run_export(open_campaign(campaign.root), session=session, progress=SilentProgress(), base_wait_s=0.02)
+        assert caught.value.exit_code == 4
+    monkeypatch.undo()
+    status = read_status(open_campaign(campaign.root))
+    assert status.failed == 0
+    assert 1 <= status.done < chips
     with start_embedded(state_dir=tmp_path / "state") as server:
         export(campaign, server.url)
     assert content(campaign.root) == content(undisturbed[0].root)

@@ -144,6 +144,20 @@ def test_a_dead_network_ends_the_run_instead_of_failing_every_chip():
     assert not rig.given_up
 
 
+def test_a_service_that_is_not_there_counts_against_no_request():
+    tries = Counter()
+
+    def send(ask):
+        tries[ask.name] += 1
+        if tries[ask.name] < 6:
+            raise failed(Kind.UNREACHABLE)
+        return 1
+
+    rig = Rig(send, max_attempts=2).run(5)
+    assert len(rig.landed) == 5
+    assert not rig.given_up
+
+
 def test_slow_failures_are_retried_before_the_run_loses_its_patience():
     tries = Counter()
 
