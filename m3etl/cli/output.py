@@ -169,4 +169,5 @@ def _float_text(value: float) -> str:
         return "-"
     if value != 0 and not 1e-3 <= abs(value) < 1e6:
         return f"{value:.3g}"
-    return f"{value:,.3f}".rstrip("0").rstrip(".")
+    text = f"{value:,.3f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -16,13 +16,17 @@ from m3etl.spec.modality import Shape
 from m3etl.stages.summary import Summary
 
 most_bands_listed = 13
+longest_band_list = 64  # characters; a wider column breaks the table on a terminal
 
 
 def run_describe(campaign: Campaign) -> Summary:
     """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan."""
     started = time.monotonic()
     plan = read_plan(campaign.plan_path)
-    facts: dict[str, Any] = {"campaign": campaign.root.name, "chips planned": len(plan)}
+    spare = plan["reserve"] & (plan["row"] < 0)
+    facts: dict[str, Any] = {"campaign": campaign.root.resolve().name, "chips planned": int((~spare).sum())}
+    facts["reserve"] = int(spare.sum())
+    plan = plan[~spare]
     facts["splits"] = [
         {"split": name, "chips": int(count)} for name, count in plan["split"].value_counts().sort_index().items()
     ]
@@ -66,6 +70,7 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
 
 def _band_list(bands: tuple[str, ...]) -> str:
     """All names, or the first and last of a long list with their number."""
-    if len(bands) <= most_bands_listed:
-        return " ".join(bands)
-    return f"{bands[0]} {bands[1]} ... {bands[-1]} ({len(bands)})"
+    listed = " ".join(bands)
+    if len(bands) <= most_bands_listed and len(listed) <= longest_band_list:
+        return listed
+    return f"{bands[0]} ... {bands[-1]} ({len(bands)})"

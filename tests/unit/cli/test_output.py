@@ -35,6 +35,7 @@ def test_a_row_without_a_column_shows_a_dash(capsys):
         (1234567, "1,234,567"),
         (0.5, "0.5"),
         (1e-9, "1e-09"),
+        (-0.0, "0"),
         (float("nan"), "-"),
         (np.float32(0.25), "0.25"),
         (np.int64(7), "7"),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from m3etl.campaign import open_campaign
 from m3etl.errors import NothingSelectedError
 from m3etl.io.plan import read_plan, write_plan
 from m3etl.io.provenance import provenance_file, schema
 from m3etl.io.store import open_store
-from m3etl.stages.describe import run_describe
+from m3etl.stages.describe import longest_band_list, run_describe
 from m3etl.stages.preview import run_preview
 from m3etl.stages.summary import SilentProgress
 from m3etl.stages.validate import run_validate
@@ -103,6 +105,20 @@ def test_describe_counts_what_was_observed(campaign):
     assert rows["worldcover"]["chips"] == 6
     assert rows["aster_elevation"]["size"] == "11 px"
     assert rows["sentinel2_l2a"]["bands"].split()[0] == "B1"
+    assert max(len(row["bands"]) for row in facts["arrays"]) <= longest_band_list
+
+
+def test_describe_keeps_the_unused_reserve_apart(campaign, monkeypatch):
+    plan = read_plan(campaign.plan_path)
+    spare = plan.index[-2:]
+    plan.loc[spare, "row"] = -1
+    plan.loc[spare, "reserve"] = True
+    write_plan(campaign.plan_path, plan)
+    monkeypatch.chdir(campaign.root)
+    facts = run_describe(open_campaign(Path())).facts
+    assert (facts["chips planned"], facts["reserve"]) == (len(plan) - 2, 2)
+    assert sum(row["chips"] for row in facts["splits"]) == len(plan) - 2
+    assert facts["campaign"] == campaign.root.name
 
 
 def test_preview_writes_a_picture_of_every_array_and_a_map(campaign):
