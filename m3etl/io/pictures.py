@@ -80,7 +80,8 @@ def write_vector_chart(path: Path, spec: ArraySpec, stored: Stored) -> None:
     count = 1 if spec.values is Values.CLASSES else len(spec.bands) // (2 if spec.values is Values.CYCLIC else 1)
     columns = min(3, count)
     lines = -(-count // columns)
-    figure = Figure(figsize=(4.0 * columns, 2.6 * lines + 0.4), layout="constrained")
+    width = max(6.4, 4.0 * columns)  # room for the title
+    figure = Figure(figsize=(width, 2.6 * lines + 0.4), layout="constrained")
     figure.suptitle(f"{spec.name}: {spec.title}", fontsize=10)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes[count:]:
