@@ -77,7 +77,8 @@ def _read_toml(path: Path, *, shipped: bool) -> Region:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(
-            f"cannot read the region {path}: {error}", hint="See `m3etl regions NAME` for a file that works."
+            f"cannot read the region {path}: {error}",
+            hint="It needs a name and polygons, lists of [longitude, latitude]; docs/sampling.md shows one.",
         ) from error
     return region_from_document(document, path.name if shipped else str(path))
 
