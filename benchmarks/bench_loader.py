@@ -59,7 +59,7 @@ class Rival:
     note: str = ""
 
 
-quick_rivals = (
+rivals = (
     Rival(bench="loader.vs_tensorstore", name="tensorstore", group="store", title="tensorstore, random batches"),
     Rival(
         bench="loader.vs_litdata",
@@ -68,8 +68,6 @@ quick_rivals = (
         title="litdata, uncompressed",
         note="ours is compressed",
     ),
-)
-other_rivals = (
     Rival(bench="loader.vs_mds", name="mds", group="store", title="MDS, uncompressed", note="ours is compressed"),
     Rival(
         bench="loader.vs_webdataset",
@@ -98,7 +96,7 @@ other_rivals = (
 
 def run(*, quick: bool = True) -> list[Row]:
     """All rows of this file; `machine` and `commit` are added by the caller."""
-    chips, runs = (512, 3) if quick else (2048, 5)
+    chips, runs = (384, 3) if quick else (2048, 5)
     directory = Path(tempfile.mkdtemp(prefix="m3etl-bench-"))
     try:
         sealed = repeat_sealed(list(make_sealed(range(64))), chips)
@@ -111,15 +109,14 @@ def run(*, quick: bool = True) -> list[Row]:
             _vs_zarr(stores["zstd"], runs),
             _vs_dataloader(stores["zstd"], runs),
             _cold_vs_warm(stores["zstd"], runs),
-            _growth(stores["zstd"], 60 if quick else 1000),
+            _growth(stores["zstd"], 40 if quick else 1000),
         ]
-        rivals = quick_rivals if quick else quick_rivals + other_rivals
-        for name in stores:
-            if any(rival.store == name for rival in rivals):
-                _dump(stores[name])
-        rows += [row for rival in rivals if (row := _vs_rival(rival, stores[rival.store], runs)) is not None]
-        rows += [row for row in [_bf16_vs_mmearth(stores["zstd"], sealed[:256], runs)] if row is not None]
-        return rows + _open_million(directory, runs)
+        for folder in stores.values():
+            _dump(folder)
+        others = [_vs_rival(rival, stores[rival.store], runs) for rival in (rivals[:1] if quick else rivals)]
+        others.append(_bf16_vs_mmearth(stores["zstd"], sealed[: 96 if quick else 256], runs))
+        rows += [row for row in others if row is not None]
+        return rows + _open_million(directory, runs, with_torch=not quick)
     finally:
         shutil.rmtree(directory)
 
@@ -318,21 +315,26 @@ def _bf16_vs_mmearth(folder: Path, sealed: Sequence[SealedChip], runs: int) -> R
     return _before_and_after("loader.bf16_vs_mmearth", lambda: _per_second(chips, read), rival, folder, runs, note)
 
 
-def _open_million(directory: Path, runs: int) -> list[Row]:
+def _open_million(directory: Path, runs: int, *, with_torch: bool) -> list[Row]:
     """From the first import to the first batch of a store of a million chips, in fresh processes."""
     make_million_chips(directory / "million", specs)
     batches = _first_batch("m3etl.learn.batches", "BatchStream", directory / "million")
-    tensors = _first_batch("m3etl.learn.loader", "ChipLoader", directory / "million")
     _seconds_of(batches)
-    arrays = [_seconds_of(batches) for _ in range(runs)]
-    others = [(_seconds_of(tensors), _seconds_of(import_torch)) for _ in range(1 if runs < 5 else runs)]
-    both, alone = ([pair[part] for pair in others] for part in (0, 1))
+    ours = [_seconds_of(batches) for _ in range(runs)]
     note = "from the first import to the first batch, warm"
+    arrays = _row(
+        "store.open_seconds_1m", "seconds", ours, "", [], ratios=ours, note=f"{note}; batches of NumPy arrays"
+    )
+    if not with_torch:
+        return [arrays]
+    tensors = _first_batch("m3etl.learn.loader", "ChipLoader", directory / "million")
+    both, alone = zip(*[(_seconds_of(tensors), _seconds_of(import_torch)) for _ in range(runs)], strict=True)
+    rival = "importing torch alone"
     return [
+        arrays,
         _row(
-            "store.open_seconds_1m", "seconds", arrays, "", [], ratios=arrays, note=f"{note}; batches of NumPy arrays"
+            "store.open_seconds_1m_torch", "seconds", [*both], rival, [*alone], ratios=[*both], note=f"{note}; tensors"
         ),
-        _row("store.open_seconds_1m_torch", "seconds", both, "importing torch alone", alone, ratios=both, note=note),
     ]
 
 

@@ -41,6 +41,7 @@ def main() -> None:
             pass
         if number:
             rates.append(count / (time.perf_counter() - started))
+    shutil.rmtree(home, ignore_errors=True)
     print(json.dumps(rates))
 
 
