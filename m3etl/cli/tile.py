@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from m3etl.cli.options import Settings
+from m3etl.cli.options import Settings, scheduler_option
 
 
 @click.command("tile")
@@ -14,8 +14,9 @@ from m3etl.cli.options import Settings
     help="Also store the interferograms of ARIA S1-GUNW products: a directory of files, a text file with a path or "
     "address in each line, or `asf` to search the archive.",
 )
+@scheduler_option
 @click.pass_obj
-def command(settings: Settings, gunw: str | None) -> None:
+def command(settings: Settings, gunw: str | None, scheduler: str) -> None:
     """Align, cut, check and seal what has landed."""
     from m3etl.cli.connection import prepare, source_from_environment
     from m3etl.cli.output import write_summaries
@@ -24,7 +25,7 @@ def command(settings: Settings, gunw: str | None) -> None:
 
     progress = make_progress()
     campaign, summaries = prepare(settings, last="export", source=source_from_environment(), progress=progress)
-    summaries = [*summaries, run_tile(campaign, progress=progress)]
+    summaries = [*summaries, run_tile(campaign, scheduler=scheduler, progress=progress)]
     if gunw is not None:
         from m3etl.stages.interferometry import run_interferometry
 

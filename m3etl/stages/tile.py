@@ -6,34 +6,30 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
-
-import numpy as np
 
 from m3etl.campaign import Campaign, locked, store_locked
-from m3etl.errors import DamagedError, NothingSelectedError
+from m3etl.errors import NothingSelectedError
 from m3etl.io.layout import StoreLayout, read_layout
-from m3etl.io.ledger import ChipRecord, ChipState, Ledger
-from m3etl.io.pixels import Array, arrays_of, final_status
-from m3etl.io.provenance import ProvenanceRow, write_provenance
-from m3etl.io.segments import read_record, remove_segment, segment_numbers
-from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
+from m3etl.io.ledger import ChipState, Ledger
+from m3etl.io.segments import remove_segment, segment_numbers
+from m3etl.io.store import create_store, grow_store
+from m3etl.io.workers import open_workers
 from m3etl.spec.catalog_insar import gunw_recipe
-from m3etl.spec.jobs import ArrayScenes, ArrayStatus
-from m3etl.spec.modality import ArraySpec, Shape, valid_of
 from m3etl.stages.layout import Layout, read_layout_of
 from m3etl.stages.ledgers import open_ledgers
-from m3etl.stages.places import grid_of
 from m3etl.stages.scheduling import write_rows_to_plan
+from m3etl.stages.shardwork import ShardWork, seal_work, stored_vector, valid_fraction
 from m3etl.stages.summary import Progress, Summary
 
 __all__ = ["Layout", "Sealer", "read_layout_of", "run_tile", "stored_vector", "valid_fraction"]
 
 
-def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
+def run_tile(campaign: Campaign, *, scheduler: str = "", progress: Progress) -> Summary:
     """Seal every shard whose chips are all final. Doing it again changes nothing.
+
+    scheduler: address of a Dask scheduler whose workers seal, a shard each; this process does by default.
 
     Raises NothingSelectedError where nothing was exported yet, DamagedError where landed bytes are not what they were.
     """
@@ -46,8 +42,8 @@ def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
         shards = chips = 0
         for owner, ledger in begun:
             sealer = Sealer(owner, ledger, read_layout_of(ledger))
-            for shard in ledger.ready_shards():
-                chips += sealer.seal(shard)
+            for count in _sealed(sealer, ledger.ready_shards(), scheduler, campaign):
+                chips += count
                 shards += 1
                 progress.advance(1, chips=chips)
             sealer.finish()
@@ -64,7 +60,14 @@ def run_tile(campaign: Campaign, *, progress: Progress) -> Summary:
     )
 
 
-_undecided = ArrayScenes(status=ArrayStatus.FAILED)
+def _sealed(sealer: Sealer, shards: Sequence[int], scheduler: str, campaign: Campaign) -> Iterator[int]:
+    """Seal shards and record each in order; yields the chips of each."""
+    if not scheduler:
+        yield from map(sealer.seal, shards)
+    elif shards:
+        with open_workers(scheduler, shared=campaign.root) as workers:
+            for result in workers.run(seal_work, ((sealer.work(shard, threads=1),) for shard in shards)):
+                yield sealer.record(*result)
 
 
 class Sealer:
@@ -83,24 +86,33 @@ class Sealer:
         """Seal one final shard and record it; returns its chips. What a killed run left of it is finished, not
         redone.
         """
-        campaign, layout = self._campaign, self._layout
-        records = self._ledger.shard_records(shard, shard_chips=layout.shard_chips)
-        every = records
-        if campaign.addition:  # a shard that is sealed holds these too
-            every = sorted([*records, *self._ledger.old_rows(shard, shard_chips=layout.shard_chips)], key=_row_of)
+        return self.record(*seal_work(self.work(shard)))
+
+    def work(self, shard: int, *, threads: int = 0) -> ShardWork:
+        """What sealing a final shard needs; `seal_work` does it, here or elsewhere, and `record` ends it."""
         self._create()
-        rows: list[ProvenanceRow] = []
-        fractions: dict[tuple[str, str], float] = {}
-        chips = self._chips(every, fractions)
-        checksums = seal_shard(campaign.store_path, shard, chips, arrays=self._names, layout=self._store)
-        for record in records:
-            rows += self._provenance(record, checksums, fractions)
-        write_provenance(campaign.provenance_path, shard, rows, campaign.addition)
-        if records and not campaign.addition:
-            self._grow(self._ledger.superseded_rows(shard, shard_chips=layout.shard_chips))
-        self._ledger.record_sealed(shard, shard_chips=layout.shard_chips)
+        shard_chips = self._layout.shard_chips
+        # A shard that is sealed holds these too.
+        old_rows = self._ledger.old_rows(shard, shard_chips=shard_chips) if self._campaign.addition else ()
+        return ShardWork(
+            campaign=replace(self._campaign, root=self._campaign.root.resolve()),
+            shard=shard,
+            specs=self._layout.specs,
+            names=tuple(self._names),
+            store=self._store,
+            records=tuple(self._ledger.shard_records(shard, shard_chips=shard_chips)),
+            old_rows=tuple(old_rows),
+            threads=threads,
+        )
+
+    def record(self, shard: int, chips: int) -> int:
+        """Record that a shard is sealed; returns its chips."""
+        shard_chips = self._layout.shard_chips
+        if chips and not self._campaign.addition:
+            self._grow(self._ledger.superseded_rows(shard, shard_chips=shard_chips))
+        self._ledger.record_sealed(shard, shard_chips=shard_chips)
         self._sweep(self._ledger.landing_segment)
-        return len(records)
+        return chips
 
     def _grow(self, superseded: Sequence[int] = ()) -> None:
         path = self._campaign.store_path
@@ -144,67 +156,6 @@ class Sealer:
             self._names += [name for name, spec in known.items() if spec.recipe == gunw_recipe]
         self._created = True
 
-    def _chips(self, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]) -> Iterator[SealedChip]:
-        for record in records:
-            arrays = {} if record.state is ChipState.FAILED else self._arrays(record)
-            for name, values in arrays.items():
-                fractions[record.chip_id, name] = valid_fraction(self._layout.specs[name], values)
-            grid = grid_of(record.chip_id)
-            yield SealedChip(
-                row=record.row,
-                chip_id=record.chip_id,
-                lon=record.lon,
-                lat=record.lat,
-                epsg=grid.epsg,
-                xmin=grid.xmin,
-                ymax=grid.ymax,
-                split=record.split,
-                arrays=arrays,
-            )
-
-    def _arrays(self, record: ChipRecord) -> dict[str, Array]:
-        specs = self._layout.specs
-        found: dict[str, Array] = {
-            name: stored_vector(spec, record.scenes.arrays[name].values or ())
-            for name, spec in specs.items()
-            if spec.shape is Shape.VECTOR and record.scenes.arrays[name].values is not None
-        }
-        if record.place is None:
-            return found
-        chip_id, parts = read_record(self._campaign.raw_path, record.place)
-        if chip_id != record.chip_id:
-            raise DamagedError(
-                f"the landed bytes of {record.chip_id} belong to {chip_id}",
-                hint="Remove the raw directory and run `m3etl export` again.",
-            )
-        return {**arrays_of(parts, specs, grid_of(record.chip_id), record.statuses), **found}
-
-    def _provenance(
-        self,
-        record: ChipRecord,
-        checksums: Mapping[str, Mapping[str, str]],
-        fractions: Mapping[tuple[str, str], float],
-    ) -> Iterator[ProvenanceRow]:
-        for name, spec in self._layout.specs.items():
-            scenes = record.scenes.arrays.get(name, _undecided)
-            fraction = fractions.get((record.chip_id, name), 0.0)
-            status = final_status(spec, scenes.status, record.statuses.get(name), fraction)
-            if record.state is ChipState.FAILED:
-                status = ArrayStatus.FAILED
-            yield ProvenanceRow(
-                chip_id=record.chip_id,
-                array=name,
-                scene_ids=scenes.scene_ids,
-                time=None if scenes.time is None else _milliseconds(scenes.time),
-                gap_days=scenes.gap_days,
-                valid_fraction=fraction,
-                cloud_fraction=scenes.cloud_fraction,
-                checksum=checksums.get(name, {}).get(record.chip_id),
-                status=str(status),
-                origin="planet" if scenes.synthetic else record.origin,
-                license=scenes.license,
-            )
-
 
 def create_store_of(campaign: Campaign, layout: Layout) -> None:
     """Make the store of a campaign, or name further arrays in its metadata."""
@@ -216,30 +167,3 @@ def create_store_of(campaign: Campaign, layout: Layout) -> None:
             shard_chips=layout.shard_chips,
             codec=campaign.config.store.codec,
         )
-
-
-def stored_vector(spec: ArraySpec, values: Sequence[float | None]) -> Array:
-    """Physical numbers of a vector array as stored; fill where a number is absent."""
-    stored = np.full(len(spec.bands), spec.fill_value(), dtype=spec.dtype)
-    for index, value in enumerate(values):
-        if value is None:
-            continue
-        scaled = (value - spec.offset) / spec.scale
-        if not spec.stored_min - 1e-6 <= scaled <= spec.stored_max + 1e-6:
-            continue
-        stored[index] = round(scaled) if stored.dtype.kind in "iu" else scaled
-    return stored
-
-
-def valid_fraction(spec: ArraySpec, values: Array) -> float:
-    """Share of pixels with a value in any band (of features with a value, for a vector)."""
-    valid = valid_of(spec, values)
-    return round(float((valid.any(axis=0) if spec.shape is Shape.RASTER else valid).mean()), 6)
-
-
-def _row_of(record: ChipRecord) -> int:
-    return record.row
-
-
-def _milliseconds(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
