@@ -10,117 +10,49 @@ chips come in from the plan and get their rows is in `io.lots`.
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from m3etl.errors import DamagedError
 from m3etl.io.ledger_file import LedgerFile, damage, open_file
-from m3etl.io.segments import Place
+from m3etl.io.ledger_records import (
+    ChipRecord,
+    ChipState,
+    Chosen,
+    Inside,
+    LandedChip,
+    PlannedChip,
+    Row,
+    Shard,
+    everything,
+    packed,
+    record_of,
+    record_query,
+    unpacked,
+)
 from m3etl.spec.budget import Sample
-from m3etl.spec.jobs import ArrayStatus, ChipScenes
+from m3etl.spec.jobs import ChipScenes
 
-__all__ = ["ChipRecord", "ChipState", "LandedChip", "Ledger", "PlannedChip", "Shard", "damage", "open_ledger"]
+__all__ = [
+    "ChipRecord",
+    "ChipState",
+    "Chosen",
+    "Inside",
+    "LandedChip",
+    "Ledger",
+    "PlannedChip",
+    "Row",
+    "Shard",
+    "damage",
+    "everything",
+    "open_ledger",
+]
 
-Inside = Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], npt.NDArray[np.bool_]]  # of (lon, lat)
-Row = tuple[Any, ...]
 batch_chips = 4096  # handled in one go where a whole campaign is gone through
-
-
-class ChipState(StrEnum):
-    """Where a chip stands. RESERVE: it stands in for others and was not asked about yet."""
-
-    WAITING = "waiting"
-    RESERVE = "reserve"
-    UNUSABLE = "unusable"
-    PLANNED = "planned"
-    LANDED = "landed"
-    FAILED = "failed"
-    SEALED = "sealed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedChip:
-    """The decision about one chip: its scenes, or none when it is unusable. origin: earthengine, archive or planet."""
-
-    chip_id: str
-    scenes: ChipScenes | None
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LandedChip:
-    """A chip whose bytes are durable. statuses: arrays whose outcome differs from the plan; valid: valid fraction per
-    array.
-    """
-
-    chip_id: str
-    place: Place | None
-    statuses: Mapping[str, ArrayStatus]
-    valid: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChipRecord:
-    """One chip as the ledger knows it. lon, lat: centre in degrees; kind, reason: of its last failure, "" without."""
-
-    chip_id: str
-    state: ChipState
-    row: int
-    generation: int
-    lon: float
-    lat: float
-    split: str
-    scenes: ChipScenes
-    origin: str
-    kind: str
-    reason: str
-    statuses: Mapping[str, ArrayStatus]
-    place: Place | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
-    """One shard: its chips, how many of them are final, whether it is sealed."""
-
-    shard: int
-    generation: int
-    chips: int
-    final: int
-    sealed: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """Which chips a run is about: those whose centre lies `inside`, and `only` those that failed before as this kind or
-    with this text in the reason.
-    """
-
-    inside: Inside | None = None
-    only: str = ""
-
-    def among(self, batch: Sequence[Row], *, lon: int, kind: int) -> Sequence[Row]:
-        """Those of some rows of a query that are chosen; their columns from `lon` are lon, lat, from `kind` kind,
-        reason.
-        """
-        if self.only:
-            batch = [item for item in batch if item[kind] and fails_as(item[kind], item[kind + 1], self.only)]
-        if self.inside is None or not batch:
-            return batch
-        places = (np.array([item[column] for item in batch], dtype=np.float64) for column in (lon, lon + 1))
-        return [batch[index] for index in np.flatnonzero(self.inside(*places)).tolist()]
-
-
-everything = Chosen()
 
 
 class Ledger:
@@ -160,7 +92,7 @@ class Ledger:
                 item.chip_id,
                 ChipState.UNUSABLE if item.scenes is None else ChipState.PLANNED,
                 item.origin,
-                None if item.scenes is None else _packed(item.scenes.to_json()),
+                None if item.scenes is None else packed(item.scenes.to_json()),
             )
             for item in chips
         ]
@@ -188,7 +120,7 @@ class Ledger:
     def scenes_of(self, chip_id: str) -> ChipScenes | None:
         """What is decided for a chip, None where nothing is."""
         found = self.file.one("SELECT document FROM scenes JOIN chips USING (number) WHERE chip_id = ?", (chip_id,))
-        return None if found is None else _unpacked(found[0])
+        return None if found is None else unpacked(found[0])
 
     def row_end(self) -> int:
         """One beyond the last row that a chip has."""
@@ -451,7 +383,7 @@ class Ledger:
         )
 
     def _records(self, condition: str, values: Sequence[Any]) -> list[ChipRecord]:
-        return [_as_record(item) for item in self.file.all(f"{_record} WHERE {condition}", values)]
+        return [record_of(item) for item in self.file.all(f"{record_query} WHERE {condition}", values)]
 
 
 def open_ledger(path: Path, *, to_read: bool = False) -> Ledger:
@@ -462,16 +394,7 @@ def open_ledger(path: Path, *, to_read: bool = False) -> Ledger:
     return Ledger(open_file(path, to_read=to_read))
 
 
-def fails_as(kind: str, reason: str, only: str) -> bool:
-    """Whether a failure is of the kind, or has a reason that contains the text, that is asked for; "" asks for all."""
-    return not only or kind == only or only.casefold() in f"{kind}: {reason}".casefold()
-
-
 _ready_query = "SELECT shard FROM shards WHERE sealed = 0 AND final = chips ORDER BY shard"
-_record = (
-    "SELECT chip_id, state, row, generation, lon, lat, split, document, origin, kind, reason, statuses, segment, "
-    "offset, length FROM chips LEFT JOIN scenes USING (number)"
-)
 
 
 def _marks(values: Sequence[Any]) -> str:
@@ -517,35 +440,4 @@ def _add_totals(connection: sqlite3.Connection, amounts: Mapping[str, float]) ->
     connection.executemany(
         "INSERT INTO totals VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
         amounts.items(),
-    )
-
-
-def _packed(document: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(document, separators=(",", ":"), sort_keys=True).encode(), 6)
-
-
-def _unpacked(document: bytes) -> ChipScenes:
-    return ChipScenes.from_json(json.loads(zlib.decompress(document)))
-
-
-def _undecided(chip_id: str) -> ChipScenes:
-    return ChipScenes(chip_id=chip_id, year=0, anchor_id=None, anchor_time="", arrays={})
-
-
-def _as_record(item: tuple[Any, ...]) -> ChipRecord:
-    chip_id, state, row, generation, lon, lat, split, scenes, origin, kind, reason, statuses, *place = item
-    return ChipRecord(
-        chip_id=chip_id,
-        state=ChipState(state),
-        row=row,
-        generation=generation,
-        lon=math.nan if lon is None else lon,
-        lat=math.nan if lat is None else lat,
-        split=split,
-        scenes=_undecided(chip_id) if scenes is None else _unpacked(scenes),
-        origin=origin,
-        kind=kind,
-        reason=reason,
-        statuses={name: ArrayStatus(status) for name, status in json.loads(statuses).items()},
-        place=None if place[0] is None else Place(segment=place[0], offset=place[1], length=place[2]),
     )

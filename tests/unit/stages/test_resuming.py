@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from m3etl.campaign import save_config
 from m3etl.errors import AuthenticationError
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.plan import read_plan, write_plan
@@ -201,3 +203,30 @@ def test_growing_the_plan_leaves_what_is_sealed_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(old_reader.read(name, everything), store.read(name, everything))
     assert set(read_plan(campaign.plan_path)["generation"]) == {0, 1}
     assert (store.chip_ids[24:34] != "").all(), "from the next whole shard on"
+
+
+def test_waves_change_nothing_but_the_order_of_the_work(tmp_path, monkeypatch):
+    def endpoints(what, subject, number):
+        assert earths[-1].high_volume == (what == "pixels"), "questions go to one endpoint, pixels to another"
+
+    made = []
+    for waves in (1, 3):
+        campaign = make_campaign(tmp_path / str(waves), make_plan(48, reserve=24), strategy="biome")
+        campaign = campaign.with_config(store=replace(campaign.config.store, lot_chips=16))
+        save_config(campaign)
+        monkeypatch.setattr("m3etl.stages.scheduling.wave_chips", 48 // waves)
+        earths = [FakeEarth(lost=0.2, trouble=endpoints)]
+        assert export(campaign, earths[0]).failed == 0
+        made.append(campaign)
+    assert content(made[0].root) == content(made[1].root)
+    assert read_status(made[1]).facts["generations"] == 3
+
+
+def test_the_first_pixels_come_before_the_last_plans(tmp_path, monkeypatch):
+    asked = []
+    campaign = make_campaign(tmp_path / "c", make_plan(48))
+    save_config(campaign.with_config(store=replace(campaign.config.store, lot_chips=16)))
+    monkeypatch.setattr("m3etl.stages.scheduling.wave_chips", 16)
+    export(campaign, FakeEarth(trouble=lambda what, subject, number: asked.append(what)))
+    assert asked.index("pixels") < len(asked) - asked[::-1].index("plan")
+    assert asked[:1] == ["plan"]
