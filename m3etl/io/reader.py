@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from m3etl.errors import DamagedError, InputError
-from m3etl.io.columns import decode_column_chunk, lengths_of_text, repair_hint, texts_of
+from m3etl.io.chiptable import ChipTable
+from m3etl.io.columns import repair_hint
 from m3etl.io.decoding import BadChunkError, Chunk, decode
-from m3etl.io.layout import StoreLayout, chip_columns, shard_path
+from m3etl.io.layout import StoreLayout, shard_path
 from m3etl.io.sealing import checksum_of
 from m3etl.io.shards import Array, missing_mark
 from m3etl.io.sources import LocalSource, OpenShard, Source
@@ -38,15 +38,14 @@ class ShardAudit:
     damaged: tuple[str, ...]
 
 
-class ChipStore:
+class ChipStore(ChipTable):
     """Reads chips of a store as it was when opened. Safe to use from many threads and after a fork; can be pickled.
 
     rows: length of the chip dimension, padding included (its `chip_ids` are ""). specs: declarations by array name.
     """
 
     def __init__(self, source: Source, layout: StoreLayout) -> None:
-        self.source = source
-        self.layout = layout
+        super().__init__(source, layout)
         self._shard_chips = layout.shard_chips
         self._codecs = {name: layout.chunk_codec(name) for name in layout.specs}
         self._vector_names = {name for name, spec in layout.specs.items() if spec.shape is Shape.VECTOR}
@@ -100,60 +99,6 @@ class ChipStore:
         """The declaration of each array."""
         return self.layout.specs
 
-    @cached_property
-    def chip_ids(self) -> npt.NDArray[np.str_]:
-        """(rows,) names of the chips; "" in padding rows, superseded rows and rows not sealed yet."""
-        names = np.asarray(self._column("chip_id"))
-        names[list(self.layout.superseded)] = ""
-        return names
-
-    @cached_property
-    def sealed(self) -> npt.NDArray[np.bool_]:
-        """(rows,) whether a row holds a chip; quicker to have than the names."""
-        contents = self.source.read_many([self._column_key("chip_id", shard) for shard in range(self.shard_count)])
-        found = np.zeros(self.shard_count * self._shard_chips, dtype=np.bool_)
-        for shard, content in enumerate(contents):
-            part = found[shard * self._shard_chips : (shard + 1) * self._shard_chips]
-            part[:] = lengths_of_text(content, self._shard_chips, self._column_place("chip_id", shard)) > 0
-        found[list(self.layout.superseded)] = False
-        return found[: self.rows]
-
-    @cached_property
-    def split(self) -> npt.NDArray[np.str_]:
-        """(rows,) train, val, test or buffer; "" in padding rows."""
-        codes, names = self._split_codes
-        return np.array(names or [""], dtype=np.str_)[codes]
-
-    def is_of_split(self, split: str) -> npt.NDArray[np.bool_]:
-        """(rows,) whether a row belongs to train, val, test or buffer."""
-        codes, names = self._split_codes
-        return codes == names.index(split) if split in names else np.zeros(self.rows, dtype=np.bool_)
-
-    @cached_property
-    def lon(self) -> npt.NDArray[np.float64]:
-        """(rows,) longitude of the centre in degrees; NaN in padding rows."""
-        return np.asarray(self._column("lon"))
-
-    @cached_property
-    def lat(self) -> npt.NDArray[np.float64]:
-        """(rows,) latitude of the centre in degrees; NaN in padding rows."""
-        return np.asarray(self._column("lat"))
-
-    @cached_property
-    def epsg(self) -> npt.NDArray[np.int32]:
-        """(rows,) EPSG code of the chip's grid; -1 in padding rows."""
-        return np.asarray(self._column("epsg"))
-
-    @cached_property
-    def xmin(self) -> npt.NDArray[np.float64]:
-        """(rows,) west edge in metres of the chip's grid."""
-        return np.asarray(self._column("xmin"))
-
-    @cached_property
-    def ymax(self) -> npt.NDArray[np.float64]:
-        """(rows,) north edge in metres of the chip's grid."""
-        return np.asarray(self._column("ymax"))
-
     def read(self, array: str, rows: npt.ArrayLike, *, threads: int = 1) -> Array:
         """Stored values of `rows`, in their order: (len(rows), band, y, x) or (len(rows), feature) of the stored dtype.
 
@@ -183,12 +128,14 @@ class ChipStore:
     def read_rows(self, rows: Sequence[int], values: Mapping[str, Array]) -> None:
         """Decode chips of several arrays at once: row `rows[k]` goes to `values[array][k]`, C-contiguous, stored dtype.
 
-        The rows and shapes are not checked; DamagedError names chip, array and file.
+        The rows are not checked; DamagedError names chip, array and file.
         """
         if os.getpid() != self._pid:
             self._reset()
         work: list[Chunk] = []
         for array, target in values.items():
+            if len(target) < len(rows) or (rows and target[0].nbytes != self._sizes[array]):
+                raise ValueError(f"{array} needs {len(rows)} slots of {self._sizes[array]} bytes, found {target.shape}")
             if array in self._vector_names:
                 for slot, row in enumerate(rows):
                     shard, position = divmod(row, self._shard_chips)
@@ -250,7 +197,7 @@ class ChipStore:
 
     def column_path(self, column: str, shard: int) -> Path:
         """The file of one chunk of a per-chip column such as `chip_id`."""
-        return self.path / self._column_key(column, shard)
+        return self.path / column / f"c.{shard}"
 
     def verify_shard(self, shard: int) -> ShardAudit:
         """Decode everything in one shard and say what is damaged, and the checksums of what is not."""
@@ -278,6 +225,8 @@ class ChipStore:
 
     def _list_chunks(self, work: list[Chunk], array: str, rows: Sequence[int], target: Array) -> None:
         """Add the chunks of one array to the work; what was not observed is filled at once."""
+        if rows and not (target[0].flags.c_contiguous and target.flags.writeable):
+            raise ValueError(f"the slots for {array} must be contiguous and writeable")  # machine code writes to them
         size, address, stride = self._sizes[array], target.ctypes.data, target.strides[0]
         for slot, row in enumerate(rows):
             shard, position = divmod(row, self._shard_chips)
@@ -375,64 +324,20 @@ class ChipStore:
 
     def _check_unsealed(self, array: str, shard: int) -> None:
         """A missing file is right as long as no chip of it was sealed; otherwise data has gone."""
-        if any(self._names_of(shard)):
+        if any(self.names_of(shard)):
             where = self.source.where(self._shard_key(array, shard))
             raise _damaged(f"{array} of {self._chips_of(shard)}", f"{where}: the file is missing")
 
     def _damaged_chip(self, array: str, row: int, where: str, reason: str) -> DamagedError:
         shard, position = divmod(row, self._shard_chips)
-        return _damaged(f"{array} of chip {self._names_of(shard)[position]} (row {row})", f"{where}: {reason}")
-
-    def _names_of(self, shard: int) -> list[str]:
-        """Names of the chips of one shard, read alone: of a million chips all names are many."""
-        return [str(name) for name in self._read_column_chunk("chip_id", shard)]
+        return _damaged(f"{array} of chip {self.names_of(shard)[position]} (row {row})", f"{where}: {reason}")
 
     def _chips_of(self, shard: int) -> str:
-        names = [name for name in self._names_of(shard) if name]
+        names = [name for name in self.names_of(shard) if name]
         return f"chips {names[0]} to {names[-1]}" if names else f"rows from {shard * self.shard_chips}"
-
-    def _column(self, name: str) -> Any:
-        contents = self.source.read_many([self._column_key(name, shard) for shard in range(self.shard_count)])
-        parts = [
-            decode_column_chunk(self.layout, name, content, self._column_place(name, shard))
-            for shard, content in enumerate(contents)
-        ]
-        if not parts:
-            return np.empty(0, dtype=np.str_ if chip_columns[name] == "string" else chip_columns[name])
-        return np.concatenate(parts)[: self.rows]
-
-    @cached_property
-    def _split_codes(self) -> tuple[npt.NDArray[np.uint8], list[str]]:
-        """Number of each row's split, and the names by number: of a million chips these are quick to compare."""
-        names = _Numbers()
-        codes = np.zeros(self.shard_count * self._shard_chips, dtype=np.uint8)
-        contents = self.source.read_many([self._column_key("split", shard) for shard in range(self.shard_count)])
-        for shard, content in enumerate(contents):
-            texts = texts_of(content, self._shard_chips, "split", self._column_place("split", shard))
-            first = shard * self._shard_chips
-            codes[first : first + self._shard_chips] = list(map(names.__getitem__, texts))
-        return codes[: self.rows], list(names)
-
-    def _read_column_chunk(self, name: str, shard: int) -> Array:
-        content = self.source.read_many([self._column_key(name, shard)])[0]
-        return decode_column_chunk(self.layout, name, content, self._column_place(name, shard))
-
-    def _column_key(self, name: str, shard: int) -> str:
-        return f"{name}/c.{shard}"
-
-    def _column_place(self, name: str, shard: int) -> str:
-        return self.source.where(self._column_key(name, shard))
 
     def _shard_key(self, array: str, shard: int) -> str:
         return PurePosixPath(shard_path(Path(), self.layout, array, shard)).as_posix()
-
-
-class _Numbers(dict[str, int]):
-    """Texts by number, in the order in which they are first asked for."""
-
-    def __missing__(self, text: str) -> int:
-        self[text] = number = len(self)
-        return number
 
 
 def _damaged(what: str, reason: str) -> DamagedError:

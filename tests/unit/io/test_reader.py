@@ -86,6 +86,18 @@ def test_several_arrays_at_once_and_slots_apart(tmp_path, way):
         assert not wide[spec.name][1::2].any()
 
 
+def test_buffers_that_do_not_fit_are_refused(tmp_path):
+    make_store(tmp_path / "s", few_specs, count=3, missing=0.0)
+    choose("native")
+    store = open_store(tmp_path / "s")
+    whole = np.zeros((3, *store.chip_shape("sentinel2_l2a")), np.uint16)
+    locked = whole.copy()
+    locked.flags.writeable = False
+    for wrong in (whole[:2], whole[:, :3], whole.swapaxes(1, 3), whole.astype(np.uint32), locked):
+        with pytest.raises(ValueError, match="slots"):
+            store.read_rows([0, 1, 2], {"sentinel2_l2a": wrong})
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """A store whose files are small enough to flip any byte of them: names of files, and the sound chips."""
