@@ -35,9 +35,17 @@ def source_from_environment() -> EarthEngineConfig:
 def prepare(
     settings: Settings, *, last: str, source: EarthEngineConfig, progress: Progress, region: str | None = None
 ) -> tuple[Campaign, list[Summary]]:
-    """The campaign with every stage up to and including `last` done; returns the summaries of those that ran now."""
+    """The campaign with every stage up to and including `last` done; returns the summaries of those that ran now.
+
+    InputError where the directory does not exist: a mistyped one must not cost an export.
+    """
     from m3etl.stages.chain import open_or_plan, run_missing
 
+    if not settings.directory.is_dir():
+        raise InputError(
+            f"there is no directory {settings.directory}",
+            hint="`m3etl -C DIR sample` starts a campaign in a new one; other commands need one that is there.",
+        )
     default = CampaignConfig()
     if region:
         default = replace(default, sample=replace(default.sample, region=region))

@@ -83,7 +83,10 @@ def command(
     ee_project: str | None,
     archive: str | None,
 ) -> int:
-    """Fix scenes and fetch pixels; goes on where it stopped."""
+    """Fix scenes and fetch pixels; goes on where it stopped.
+
+    Without --modality the first export takes MMEarth's twelve modalities.
+    """
     from m3etl.cli.connection import prepare, require_success, source_of, with_declared
     from m3etl.cli.output import write_summaries
     from m3etl.cli.progress import make_progress

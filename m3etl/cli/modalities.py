@@ -29,8 +29,9 @@ def command(
 ) -> int:
     """List the modalities, describe one of them, or check a file of your own.
 
-    NAME is a modality or one of its arrays; bands, units, classes, source and licence are shown. `m3etl modalities
-    check FILE` runs the arrays that a TOML file declares on a pilot chip and says what they would store.
+    NAME is a modality or one of its arrays; bands, units, classes, source and licence are shown. Of a set, mmearth
+    (what `export` takes without a name) or m3leo, the arrays are listed. `m3etl modalities check FILE` runs the arrays
+    that a TOML file declares on a pilot chip and says what they would store.
     """
     if name == "check":
         return _check(settings, file, at, year, (ee_url, ee_project, archive))

@@ -120,7 +120,7 @@ def _write_summary(summary: Summary) -> None:
         elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
             tables[label] = [{"name": key, **item} for key, item in value.items()]
         else:
-            pairs[label] = value
+            pairs[label] = "none" if value == [] else value
     write_pairs({f"  {name}": value for name, value in pairs.items()})
     for label, rows in tables.items():
         click.echo("")

@@ -41,14 +41,14 @@ class Registration:
 
     def as_row(self) -> dict[str, Any]:
         """A line of the report."""
-        shift = self.shift
+        shift = self.shift if self.verdict in ("in place", "shifted") else None  # a peak of noise is no place
         return {
             "array": self.array,
             "right [px]": None if shift is None else shift.x_px,
             "down [px]": None if shift is None else shift.y_px,
             "spread [px]": None if shift is None else shift.spread_px,
-            "sharpness": None if shift is None else shift.sharpness,
-            "chips": 0 if shift is None else shift.chips,
+            "sharpness": None if self.shift is None else self.shift.sharpness,
+            "chips": 0 if self.shift is None else self.shift.chips,
             "verdict": self.verdict,
         }
 

@@ -64,8 +64,7 @@ def run_validate(campaign: Campaign, *, scheduler: str = "", progress: Progress)
         facts["registration"] = [item.as_row() for item in measured]
         ensure_directory(campaign.previews_path)
         write_registration_chart(campaign.previews_path / "registration.png", facts["registration"])
-    if report:
-        facts["findings"] = report
+    facts["findings"] = report
     errors = {f"{finding.check} {finding.array}".strip(): finding.count for finding in findings}
     return Summary(
         stage="validate",
