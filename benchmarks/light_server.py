@@ -1,0 +1,432 @@
+"""The embedded Earth Engine with the work taken out: `python -m benchmarks.light_server`, a process of its own.
+
+Every answer is computed once by the embedded Earth Engine and replayed afterwards, so that the server is never the
+limit of what is measured: pixel answers by what is asked for (ids, places and numbers do not matter: the pixels are
+constant), everything else by its exact request. Questions about a list of places are answered place by place; after
+`pool_places` places the same question gets the answers of one of them, its times moved to the time that was asked for.
+
+Gates (429 beyond) and latency apply to every request. `GET /light/reset?latency_ms=..&band_ms=..&scene_ms=..` starts a
+count and sets the latency, `GET /light/stats` gives the counts as JSON, `GET /light/sample` the last pixel request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import numpy as np
+
+from m3etl.emulator.faults import RateGate
+from m3etl.emulator.messages import Account, Request, Response, error_response, json_response, rate_message
+from m3etl.emulator.model import ServiceError
+from m3etl.emulator.routes import dispatch
+from m3etl.emulator.server import make_service
+from m3etl.spec.catalog import arrays as catalogue
+
+concurrency, per_second = 40, 100.0
+pool_places = 8
+reasons = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests"}
+_changing = re.compile(rb'"[^"/]*/[^"]*"|"EPSG:\d+"|(?<=[ \[])-?\d+\.?\d*(?:[eE][-+]?\d+)?')  # ids, numbers
+_load = rb'\{"functionInvocationValue": \{"functionName": "Image\.load", "arguments": \{"id": \{[^}]*\}{4}'
+_repeated = re.compile(rb"(?:" + _load + rb"(?:, )?){2,}")  # the images of a composite
+
+
+@dataclass
+class Answer:
+    """A recorded answer and what the latency model needs to know of it."""
+
+    response: Response
+    bands: int = 0
+    scenes: int = 0
+
+
+@dataclass
+class Counts:
+    """What was served since the last reset."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    nbytes: int = 0
+    peak: int = 0
+    computed: int = 0
+    first_s: float = 0.0
+    last_s: float = 0.0
+    pixels: int = 0
+    pixels_from_s: float = 0.0
+    pixels_to_s: float = 0.0
+    pixel_latency_s: float = 0.0
+
+
+class Replays:
+    """Answers by request; computed by the embedded Earth Engine where there is none yet. Used from worker threads."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._service = make_service(state_dir)
+        self._known: dict[bytes, Answer] = {}
+        self._pools: dict[str, list[tuple[Any, int, float]]] = {}
+        self.computed = 0
+
+    def find(self, request: Request) -> Answer | None:
+        """The recorded answer, if there is one."""
+        return self._known.get(self._key(request))
+
+    def compute(self, request: Request) -> Answer:
+        """The answer, computed and recorded."""
+        key = self._key(request)
+        if request.path.endswith("value:compute"):
+            parts = _parts_of(request.json().get("expression", {}))
+            if parts is not None:
+                return self._by_place(request, parts)
+        answer = self._computed(request)
+        if bytes(answer.response.body).startswith(b"\x93NUMPY"):
+            answer.response = replace(answer.response, body=_constant(bytes(answer.response.body)))
+        self._known[key] = answer
+        return answer
+
+    def _computed(self, request: Request) -> Answer:
+        self.computed += 1
+        try:
+            response = dispatch(self._service, request)
+        except ServiceError as error:
+            response = error_response(error.code, error.message, status=error.status)
+        return Answer(response, request.account.bands, request.account.scenes)
+
+    def _key(self, request: Request) -> bytes:
+        """Requests of one key have one answer: their exact bytes, for pixels only their form."""
+        path, body = request.path, request.body
+        if path.endswith(("image:computePixels", "/thumbnails")) or (path.endswith(":getPixels") and body):
+            if path.endswith(":getPixels"):
+                path = path.rpartition("/")[0]
+            body = _form_of(body)
+        return hashlib.sha256(path.encode() + b"\n" + body).digest()
+
+    def _by_place(self, request: Request, parts: dict[str, _Places]) -> Answer:
+        result: dict[str, Any] = {}
+        scenes = 0
+        for name, places in parts.items():
+            found = []
+            for element in places.elements:
+                value, used = self._of_place(request, places, element)
+                found.append(value)
+                scenes += used
+            result[name] = found
+        return Answer(json_response({"result": result.get("", result)}), 0, scenes)
+
+    def _of_place(self, request: Request, places: _Places, element: Any) -> tuple[Any, int]:
+        numbers = _numbers_of(element)
+        key = f"{places.function} {numbers.get('start')} {numbers.get('end')}"
+        pool = self._pools.setdefault(key, [])
+        moment = float(numbers.get("time", 0.0))
+        if len(pool) < pool_places:
+            body = json.dumps({"expression": places.alone(element)}).encode()
+            account = Account()
+            single = Request(
+                method="POST", path=request.path, query={}, headers=request.headers, body=body, account=account
+            )
+            self.computed += 1
+            value = json.loads(bytes(dispatch(self._service, single).body))["result"][0]
+            pool.append((value, account.scenes, moment))
+            return value, account.scenes
+        digest = hashlib.sha256(json.dumps(element, sort_keys=True).encode()).digest()
+        value, used, recorded = pool[int.from_bytes(digest[:4], "little") % pool_places]
+        return _moved(value, moment - recorded), used
+
+
+@dataclass(frozen=True)
+class _Places:
+    """One question about a list of places. function: what is asked, by content."""
+
+    function: str
+    elements: tuple[Any, ...]
+    definition: Any
+    values: dict[str, Any]
+
+    def alone(self, element: Any) -> Any:
+        """The same question about one place."""
+        arguments = {"baseAlgorithm": self.definition, "list": {"arrayValue": {"values": [element]}}}
+        node = {"functionInvocationValue": {"functionName": "List.map", "arguments": arguments}}
+        return {"result": "light", "values": {**self.values, "light": node}}
+
+
+def _constant(body: bytes) -> bytes:
+    """The same NPY file with one valid value in every band of an array of the catalogue."""
+    pixels = np.load(io.BytesIO(body))
+    for name in pixels.dtype.names or ():
+        array, _, band = name.partition("__")
+        if array in catalogue and band not in ("HH", "HV"):
+            spec = catalogue[array]
+            middle = (max(spec.stored_min, -1e4) + min(spec.stored_max, 1e4)) / 2
+            pixels[name] = spec.classes[0].code if spec.classes else round(middle)
+    stream = io.BytesIO()
+    np.save(stream, pixels)
+    return stream.getvalue()
+
+
+def _parts_of(expression: Any) -> dict[str, _Places] | None:
+    """The questions of an expression that maps functions over lists of places, by name; None for anything else."""
+    values = expression.get("values", {})
+    node = values.get(expression.get("result"), {})
+    named = {"": node}
+    if "dictionaryValue" in node:
+        named = node["dictionaryValue"]["values"]
+    found = {}
+    for name, item in named.items():
+        call = _follow(item, values).get("functionInvocationValue", {})
+        if call.get("functionName") != "List.map":
+            return None
+        arguments = call["arguments"]
+        places = _follow(arguments["list"], values).get("arrayValue", {}).get("values")
+        if not places:
+            return None
+        elements = tuple(_resolved(element, values) for element in places)
+        if not all(_is_feature(element) for element in elements):
+            return None
+        definition = _follow(arguments["baseAlgorithm"], values)
+        digest = _digest(definition, values, {})
+        found[name] = _Places(digest, elements, definition, values)
+    return found
+
+
+def _is_feature(element: Any) -> bool:
+    return element.get("functionInvocationValue", {}).get("functionName") == "Feature"
+
+
+def _follow(node: Any, values: dict[str, Any]) -> Any:
+    while isinstance(node, dict) and "valueReference" in node:
+        node = values[node["valueReference"]]
+    return node
+
+
+def _resolved(node: Any, values: dict[str, Any]) -> Any:
+    node = _follow(node, values)
+    if isinstance(node, dict):
+        return {key: item if key == "constantValue" else _resolved(item, values) for key, item in node.items()}
+    return [_resolved(item, values) for item in node] if isinstance(node, list) else node
+
+
+def _digest(node: Any, values: dict[str, Any], known: dict[str, str]) -> str:
+    """A hash of a graph's content, whatever its nodes are called."""
+
+    def reference(name: str) -> str:
+        if name not in known:
+            known[name] = _digest(values[name], values, known)
+        return known[name]
+
+    def plain(item: Any) -> Any:
+        if isinstance(item, list):
+            return [plain(entry) for entry in item]
+        if not isinstance(item, dict):
+            return item
+        return {
+            key: reference(entry)
+            if key in ("valueReference", "functionReference", "body") and isinstance(entry, str)
+            else (entry if key == "constantValue" else plain(entry))
+            for key, entry in item.items()
+        }
+
+    return hashlib.sha256(json.dumps(plain(node), sort_keys=True).encode()).hexdigest()
+
+
+def _numbers_of(element: Any) -> dict[str, float]:
+    metadata = element["functionInvocationValue"]["arguments"].get("metadata", {})
+    entries = metadata.get("constantValue") or {
+        key: item.get("constantValue") for key, item in metadata.get("dictionaryValue", {}).get("values", {}).items()
+    }
+    return {key: item for key, item in entries.items() if isinstance(item, int | float)}
+
+
+def _moved(value: Any, by_ms: float) -> Any:
+    if not by_ms:
+        return value
+    if isinstance(value, list):
+        return [_moved(item, by_ms) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for key, item in value.items():
+        if key == "time" and isinstance(item, int | float):
+            found[key] = item + by_ms
+        elif key == "times":
+            found[key] = [entry + by_ms for entry in item]
+        else:
+            found[key] = _moved(item, by_ms)
+    return found
+
+
+def _form_of(body: bytes) -> bytes:
+    """A pixel request without its ids and numbers; its grid's size, its bands and its functions remain."""
+    size = re.search(rb'"dimensions": \{[^}]*\}', body)
+    return (size[0] if size else b"") + _changing.sub(b"0", _repeated.sub(b"many", body))
+
+
+class LightServer:
+    """Serves HTTP on a loopback port: replays from the event loop, computing in threads."""
+
+    def __init__(self, replays: Replays) -> None:
+        self._replays = replays
+        self._pool = ThreadPoolExecutor(2)
+        self._rate = RateGate(per_second)
+        self._in_flight = 0
+        self._latency = (0.0, 0.0, 0.0)
+        self._sample = b""
+        self.gated = True
+        self.counts = Counts()
+
+    def serve(self, request: Request, send: Callable[[Response], None]) -> None:
+        """Answer a request, now or later."""
+        if request.path.startswith("/light/"):
+            send(self._control(request))
+            return
+        metered = request.path.startswith("/v1/")
+        if not metered:
+            asyncio.get_running_loop().create_task(self._compute(request, send, time.monotonic(), metered=False))
+            return
+        started = time.monotonic()
+        self._in_flight += 1
+        counts = self.counts
+        counts.peak = max(counts.peak, self._in_flight)
+        counts.first_s = counts.first_s or started
+        if request.path.endswith("image:computePixels"):
+            counts.pixels_from_s = counts.pixels_from_s or started
+            self._sample = request.body
+            plain = send
+
+            def send(response: Response) -> None:
+                counts.pixels += response.status == 200
+                counts.pixels_to_s = time.monotonic()
+                plain(response)
+
+        if self.gated and (self._in_flight > concurrency or not self._rate.admit()):
+            self._finish(send, error_response(429, rate_message))
+            return
+        answer = self._replays.find(request)
+        if answer is None:
+            asyncio.get_running_loop().create_task(self._compute(request, send, started, metered=True))
+        else:
+            self._later(send, answer, started)
+
+    async def _compute(
+        self, request: Request, send: Callable[[Response], None], started: float, *, metered: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        if not metered:
+            answer = self._replays.find(request) or self._replays.compute(request)
+            send(answer.response)
+            return
+        answer = await loop.run_in_executor(self._pool, self._replays.compute, request)
+        self._later(send, answer, started)
+
+    def _later(self, send: Callable[[Response], None], answer: Answer, started: float) -> None:
+        base, band, scene = self._latency
+        latency = base + band * answer.bands + scene * answer.scenes
+        self.counts.pixel_latency_s += latency if answer.bands else 0.0
+        wait = started + latency - time.monotonic()
+        asyncio.get_running_loop().call_later(max(0.0, wait), self._finish, send, answer.response)
+
+    def _finish(self, send: Callable[[Response], None], response: Response) -> None:
+        self._in_flight -= 1
+        self.counts.statuses[response.status] += 1
+        self.counts.nbytes += len(bytes(response.body))
+        self.counts.last_s = time.monotonic()
+        send(response)
+
+    def _control(self, request: Request) -> Response:
+        if request.path == "/light/reset":
+            query = {key: float(value) for key, value in request.query.items()}
+            self._latency = tuple(query.get(name, 0.0) / 1000 for name in ("latency_ms", "band_ms", "scene_ms"))  # type: ignore[assignment]
+            self.gated = bool(query.get("gated", 1.0))
+            self.counts, self._rate = Counts(computed=self._replays.computed), RateGate(per_second)
+        if request.path == "/light/sample":
+            return Response(body=self._sample)
+        counts = self.counts
+        return json_response(
+            {
+                "requests": sum(counts.statuses.values()),
+                "statuses": {str(key): value for key, value in counts.statuses.items()},
+                "bytes": counts.nbytes,
+                "peak_in_flight": counts.peak,
+                "computed": self._replays.computed - counts.computed,
+                "seconds": counts.last_s - counts.first_s,
+                "pixel_requests": counts.pixels,
+                "pixel_seconds": counts.pixels_to_s - counts.pixels_from_s,
+                "pixel_latency_s": counts.pixel_latency_s / max(1, counts.pixels),
+            }
+        )
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 with Content-Length, as much as the clients here need."""
+
+    def __init__(self, server: LightServer) -> None:
+        self._server = server
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            lines = self._buffer[:end].decode("latin-1").split("\r\n")
+            headers = {}
+            for line in lines[1:]:
+                name, _, value = line.partition(":")
+                headers[name.strip().lower()] = value.strip()
+            length = int(headers.get("content-length", 0))
+            if len(self._buffer) < end + 4 + length:
+                return
+            body = bytes(self._buffer[end + 4 : end + 4 + length])
+            del self._buffer[: end + 4 + length]
+            method, target, _ = lines[0].split(" ", 2)
+            split = urlsplit(target)
+            request = Request(
+                method=method,
+                path=unquote(split.path),
+                query=dict(parse_qsl(split.query)),
+                headers=headers,
+                body=body,
+            )
+            self._server.serve(request, self._send)
+
+    def _send(self, response: Response) -> None:
+        body = bytes(response.body)  # type: ignore[arg-type]
+        head = f"HTTP/1.1 {response.status} {reasons.get(response.status, 'Unknown')}\r\n"
+        head += f"Content-Type: {response.content_type}\r\nContent-Length: {len(body)}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        if not self._transport.is_closing():
+            self._transport.write(head.encode() + b"\r\n" + body)
+
+
+async def _run(port: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = LightServer(Replays(Path(folder)))
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: _Connection(server), "127.0.0.1", port, backlog=512)
+        address = listening.sockets[0].getsockname()
+        print(json.dumps({"url": f"http://{address[0]}:{address[1]}"}), flush=True)
+        # The parent holds the other end of standard input; when that closes, this ends.
+        await loop.run_in_executor(None, sys.stdin.read)
+        listening.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    asyncio.run(_run(parser.parse_args().port))
+
+
+if __name__ == "__main__":
+    main()
