@@ -30,6 +30,7 @@ def dask_cluster(folder: Path, *, workers: int = 2, cores: tuple[int, ...] = ())
     found = folder / "scheduler.json"
     paths = os.pathsep.join([str(repository), str(repository / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "DASK_DISTRIBUTED__ADMIN__LOG_FORMAT": "%(message)s"}
+    environment |= {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
     environment |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
     def start(module: str, *arguments: str) -> subprocess.Popen:
