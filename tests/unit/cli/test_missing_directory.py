@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from m3etl.cli.main import cli
+from m3etl.cli.main import run
 
 
 @pytest.mark.parametrize("command", ["export", "tile", "normalize", "preview", "validate", "pretrain"])
-def test_a_directory_that_is_not_there_is_refused(tmp_path: Path, command: str) -> None:
+def test_a_directory_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     missing = tmp_path / "typo"
-    result = CliRunner().invoke(cli, ["-C", str(missing), command])
-    assert result.exit_code == 2, result.output
-    assert "there is no directory" in result.output
+    assert run(["-C", str(missing), command]) == 2
+    assert "there is no directory" in capsys.readouterr().err
     assert not missing.exists()
