@@ -20,7 +20,7 @@ rows = tuple(known_arrays())
 side = 48
 # Lowland with fields in Europe, mountains, a coast, ice: places where every layer has something.
 places = ((2.21, 48.75, "2019-07-10"), (8.52, 46.61, "2019-08-05"), (-1.62, 46.92, "2017-06-20"),
-          (-45.2, 64.18, "2019-07-15"))  # fmt: skip
+          (-45.2, 64.18, "2018-07-15"))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
