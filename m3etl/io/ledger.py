@@ -113,6 +113,17 @@ class Ledger:
                     (number[1],),
                 )
 
+    def forget_unused_decisions(self) -> None:
+        """Chips that are decided and have no row are to be decided anew: their decisions lack arrays added since."""
+        with self.file.transaction() as connection:
+            connection.execute(
+                "DELETE FROM scenes WHERE number IN (SELECT number FROM chips WHERE generation IS NULL AND row IS NULL)"
+            )
+            connection.execute(
+                f"UPDATE chips SET state = {_undecided_state} WHERE generation IS NULL AND row IS NULL "
+                "AND state = 'planned'"
+            )
+
     def states(self, chip_ids: Sequence[str]) -> dict[str, ChipState]:
         """State of those of the chips that are known."""
         return {name: ChipState(state) for name, state in self._named("chip_id, state", chip_ids)}
@@ -209,9 +220,11 @@ class Ledger:
         """Put chosen failed chips back to where they were before they failed; (taken up, left alone).
 
         One whose row is already sealed as fill waits for a row in a later generation, or is left
-        alone with `leave_sealed`. Kind and reason stay until a chip lands.
+        alone with `leave_sealed`; it is planned anew where arrays were added since. Kind and reason stay until a chip
+        lands.
         """
         after, taken, left = 0, 0, 0
+        replan = bool(self.read_meta("additions"))
         while True:
             found = self.file.all(
                 "SELECT number, chip_id, row, COALESCE(sealed, 0), lon, lat, kind, reason, "
@@ -229,7 +242,7 @@ class Ledger:
             taken += len(reopened)
             with self.file.transaction() as connection:
                 for item in reopened:
-                    _reopen(connection, item, shard_chips)
+                    _reopen(connection, item, shard_chips, replan=replan)
 
     def add_totals(self, amounts: Mapping[str, float]) -> None:
         """Add to the running totals (requests, bytes, retries, seconds ...)."""
@@ -394,6 +407,7 @@ def open_ledger(path: Path, *, to_read: bool = False) -> Ledger:
     return Ledger(open_file(path, to_read=to_read))
 
 
+_undecided_state = "CASE reserve WHEN 1 THEN 'reserve' ELSE 'waiting' END"
 _ready_query = "SELECT shard FROM shards WHERE sealed = 0 AND final = chips ORDER BY shard"
 
 
@@ -424,15 +438,18 @@ def _decide(
     return found
 
 
-def _reopen(connection: sqlite3.Connection, item: tuple[Any, ...], shard_chips: int) -> None:
+def _reopen(connection: sqlite3.Connection, item: Row, shard_chips: int, *, replan: bool) -> None:
     number, chip_id, row, sealed, *_, planned = item
+    if sealed and replan:
+        connection.execute("DELETE FROM scenes WHERE number = ?", (number,))
+        planned = False
     if sealed:
         connection.execute("INSERT OR REPLACE INTO old_rows VALUES (?, ?)", (row, chip_id))
     elif row is not None:
         connection.execute("UPDATE shards SET final = final - 1 WHERE shard = ?", (row // shard_chips,))
     if sealed or row is None:
         connection.execute("UPDATE chips SET row = NULL, generation = NULL WHERE number = ?", (number,))
-    state = "'planned'" if planned else "CASE reserve WHEN 1 THEN 'reserve' ELSE 'waiting' END"
+    state = "'planned'" if planned else _undecided_state
     connection.execute(f"UPDATE chips SET state = {state} WHERE number = ?", (number,))
 
 

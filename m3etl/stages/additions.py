@@ -95,6 +95,7 @@ def finish_addition(campaign: Campaign, ledger: Ledger, layout: Layout) -> Layou
     known = read_layout_of(ledger)
     grown = Layout(specs={**known.specs, **layout.specs}, shard_chips=layout.shard_chips)
     create_store_of(replace(campaign, addition=0), grown)
+    ledger.forget_unused_decisions()
     ledger.write_meta("catalogue", {spec.name: spec.digest() for spec in grown.specs.values()})
     ledger.write_meta("arrays", list(grown.specs))
     ledger.write_meta("additions", campaign.addition)

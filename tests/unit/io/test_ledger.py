@@ -143,6 +143,16 @@ def test_open_chips_come_in_pieces_whatever_is_chosen(ledger):
     assert found == [f"{number:04d}" for number in range(3, 3000, 10)]
 
 
+def test_decisions_that_no_row_uses_can_be_forgotten(ledger):
+    with_rows(ledger, "ab", shard_chips=shard_chips)
+    load(ledger, [*(plan_row(name, number) for number, name in enumerate("abcd")), plan_row("r", 9, reserve=True)])
+    ledger.record_planned([planned("c"), planned("r"), PlannedChip(chip_id="d", scenes=None)])
+    ledger.forget_unused_decisions()
+    assert ledger.counts() == {"planned": 2, "waiting": 1, "unusable": 1, "reserve": 1}
+    assert ledger.scenes_of("c") is None
+    assert ledger.scenes_of("a") == scenes("a")
+
+
 def test_no_ledger_and_other_versions_are_told_apart(tmp_path):
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"this is no database, but long enough to look at" * 50)

@@ -220,6 +220,26 @@ def test_rows_that_were_superseded_do_not_stand_in_the_way(tmp_path):
     run_tile(open_campaign(campaign.root), progress=SilentProgress())
 
 
+def test_a_chip_that_had_failed_before_is_fetched_with_every_array(tmp_path):
+    plan = make_plan(12)
+    victim = plan["chip_id"][7]
+    campaign = make_campaign(tmp_path / "c", plan, max_attempts=1)
+
+    def fails(what, subject, number):
+        failing = what == "pixels" and subject.job.chip.chip_id == victim
+        return Failure(kind=Kind.WRONG, message="odd") if failing else None
+
+    assert export(campaign, FakeEarth(trouble=fails), modalities=first).failed == 1
+    export(campaign, FakeEarth(), modalities=("aster",))
+    summary = export(campaign, FakeEarth(), retry_failed=True)
+    assert (summary.done, summary.failed) == (12, 0)
+    store = open_store(campaign.store_path)
+    row = np.flatnonzero(store.chip_ids == victim)
+    assert row.tolist() == [16]
+    for name in ("aster_slope", "worldcover"):
+        assert (store.read(name, row) != store.specs[name].fill).any()
+
+
 def test_it_concerns_the_whole_campaign_and_the_declaration_it_began_with(tmp_path, monkeypatch):
     campaign = begun(tmp_path / "c", 6)
     with pytest.raises(InputError, match="added to all of its rows"):
