@@ -49,50 +49,60 @@ class RequestBodies:
 
     def body(self, request: PixelRequest) -> str:
         """The JSON body of a request, byte for byte what the client would send."""
-        shape, values = _shape_of(request)
-        known = self._forms.get(shape)
-        if known is not None and known[0] is not None:
-            return known[0].filled(values)
+        unknown = []
+        for listed in (True, False):
+            shape, values = _shape_of(request, listed)
+            known = self._forms.get(shape)
+            if known is None:
+                unknown.append((listed, shape, values))
+            elif known[0] is not None:
+                return known[0].filled(values)
         body = encode_request(expression_of(request))
-        if known is None:
+        for listed, shape, values in unknown:
             if len(self._forms) >= most_forms:
                 self._forms.clear()
-            form = _form_of(request)
-            same = form is not None and form.filled(values) == body
+            form = _form_of(request, listed)
+            is_same = form is not None and form.filled(values) == body
             # The declarations are kept with the form: their identity is part of its key.
-            self._forms[shape] = (form if same else None, request.job.specs)
+            self._forms[shape] = (form if is_same else None, request.job.specs)
+            if is_same:
+                break
         return body
 
 
-def _shape_of(request: PixelRequest) -> tuple[Any, list[str | Sequence[str]]]:
-    """What decides the form of a request, and the values to be set into it as JSON."""
+def _shape_of(request: PixelRequest, listed: bool) -> tuple[Any, list[str | Sequence[str]]]:
+    """What decides the form of a request, and the values to be set into it as JSON. listed: one form for any number of
+    images of a list; else their number is part of the form.
+    """
     chip, window = request.job.chip, request.window
     numbers: dict[str, int] = {}
+    lists: dict[tuple[str, ...], int] = {}
     arrays: list[tuple[Any, ...]] = []
-    lists: list[Sequence[str]] = []
     for name in request.arrays:
         spec, ids = request.job.specs[name], request.job.scenes[name].scene_ids
-        if spec.recipe in list_recipes:
-            lists.append(tuple(map(json.dumps, ids)))
-            # One id more than once would be encoded by reference.
-            arrays.append((name, id(spec), min(len(ids), 2), len(set(ids)) == len(ids)))
+        if listed and spec.recipe in list_recipes:
+            many = (min(len(ids), 2), ids[0].rpartition("/")[0], lists.setdefault(tuple(ids), len(lists)))
+            arrays.append((name, id(spec), many))
             continue
         for scene_id in ids:
             numbers.setdefault(scene_id, len(numbers))
         # The same id in two places is one node of the graph, so which are equal is part of the form.
         places = tuple((scene_id.rpartition("/")[0], numbers[scene_id]) for scene_id in ids)
         arrays.append((name, id(spec), places))
+    once = len({*numbers, *(item for ids in lists for item in ids)}) == len(numbers) + sum(map(len, lists))
     size = (window.width, window.bottom - window.top, window.top == 0)
-    shape = (tuple(arrays), chip.chip_px, chip.chips, size, request.check)
+    shape = (tuple(arrays), once, bool(lists), chip.chip_px, chip.chips, size, request.check)
     tag = str(chip_tag(chip.chip_id))
     top = json.dumps(chip.ymax - window.top * pixel_m)
     fixed = [str(chip.epsg), json.dumps(chip.xmin), json.dumps(chip.ymax), top, tag]
-    return shape, [*fixed, *map(json.dumps, numbers), *lists]
+    return shape, [*fixed, *map(json.dumps, numbers), *(tuple(map(json.dumps, ids)) for ids in lists)]
 
 
-def _form_of(request: PixelRequest) -> _Form | None:
-    """The form of requests of this shape: a stand-in request encoded by the client and cut at its stand-ins."""
-    standing, ids, lists = _stand_in(request)
+def _form_of(request: PixelRequest, listed: bool) -> _Form | None:
+    """The form of requests of this shape: a stand-in request encoded by the client and cut at its stand-ins. None where
+    that can't be done, as for a list of images whose nodes do not simply follow each other.
+    """
+    standing, ids, lists = _stand_in(request, listed, images=2)
     text = encode_request(expression_of(standing))
     fixed = [
         f"EPSG:{_epsg}",
@@ -118,21 +128,28 @@ def _form_of(request: PixelRequest) -> _Form | None:
     for number, mark in enumerate(parts[1::2]):
         if mark == fixed[0]:
             pieces[number] += "EPSG:"
-    return _Form(tuple(pieces), tuple(marks[mark] for mark in parts[1::2]), links)
+    form = _Form(tuple(pieces), tuple(marks[mark] for mark in parts[1::2]), links)
+    if any(len(entries) > 1 for entries in lists):
+        longer, _, _ = _stand_in(request, listed, images=4)
+        if form.filled(_shape_of(longer, listed)[1]) != encode_request(expression_of(longer)):
+            return None
+    return form
 
 
-def _stand_in(request: PixelRequest) -> tuple[PixelRequest, list[str], list[list[str]]]:
-    """A request of the same shape made of stand-ins; the stand-ins of its scene ids, in order, and of its lists."""
+def _stand_in(request: PixelRequest, listed: bool, *, images: int) -> tuple[PixelRequest, list[str], list[list[str]]]:
+    """A request of the same shape made of stand-ins, with so many images in each list that has more than one; the
+    stand-ins of its scene ids, in order, and of its lists.
+    """
     job = request.job
     names: dict[str, str] = {}
-    lists: list[list[str]] = []
+    lists: dict[tuple[str, ...], list[str]] = {}
     scenes: dict[str, ArrayScenes] = {}
     for name in request.arrays:
         found = job.scenes[name]
-        if job.specs[name].recipe in list_recipes:
-            entries = [f"@{len(lists)}/{number}@" for number in range(min(len(found.scene_ids), 2))]
-            lists.append(entries)
-            scenes[name] = replace(found, scene_ids=tuple(entries))
+        if listed and job.specs[name].recipe in list_recipes:
+            folder, count = found.scene_ids[0].rpartition("/")[0], images if len(found.scene_ids) > 1 else 1
+            few = [f"{folder}/@{len(lists)}-{number}@" for number in range(count)]
+            scenes[name] = replace(found, scene_ids=tuple(lists.setdefault(found.scene_ids, few)))
             continue
         for scene_id in found.scene_ids:
             names.setdefault(scene_id, f"{scene_id.rpartition('/')[0]}/@{len(names)}@")
@@ -141,4 +158,4 @@ def _stand_in(request: PixelRequest) -> tuple[PixelRequest, list[str], list[list
         chip_id=_chip_id, epsg=_epsg, xmin=_xmin, ymax=_ymax, chip_px=job.chip.chip_px, chips=job.chip.chips
     )
     standing = PixelJob(chip=chip, specs=job.specs, scenes=scenes, check=job.check)
-    return replace(request, job=standing), list(names.values()), lists
+    return replace(request, job=standing), list(names.values()), list(lists.values())

@@ -253,7 +253,7 @@ def worldcover(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
 
 
 Recipe = Callable[[ArraySpec, Sequence[str]], Image]
-list_recipes = frozenset({"dynamic_world"})  # take any number of images in one list
+list_recipes = frozenset({"dynamic_world", "program", "orbits"})  # take any number of images in one list
 
 recipes: Mapping[str, Recipe] = {
     "sentinel2": sentinel2,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from m3etl.io import bodies as bodies_module
 from m3etl.io.bodies import RequestBodies
 from m3etl.io.pixels import PixelJob, expression_of, halves, plan_requests
-from m3etl.io.recipes import ChipGrid
-from m3etl.spec.catalog import select_arrays
+from m3etl.io.recipes import ChipGrid, list_recipes
+from m3etl.spec.catalog import known_arrays, select_arrays
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import Shape
 
@@ -118,7 +118,7 @@ def test_the_client_encodes_only_the_first_of_a_form(monkeypatch):
     kept = RequestBodies()
     requests = [plan_requests(chip_job(number, images=2 + number))[0] for number in range(5)]
     found = [kept.body(request) for request in requests]
-    assert len(calls) == 2, "the request itself and its stand-in"
+    assert len(calls) == 3, "the request itself, its stand-in, and one with more images"
     assert found == [encode(expression_of(request)) for request in requests]
 
 
@@ -140,3 +140,24 @@ def test_forms_that_are_forgotten_are_made_again(monkeypatch):
         for images in (1, 2):
             (request,) = plan_requests(chip_job(3, images))
             assert kept.body(request) == sent_by_the_client(request)
+
+
+further = [spec for spec in known_arrays().values() if spec.shape is Shape.RASTER and spec.recipe in list_recipes]
+
+
+@pytest.mark.parametrize("names", [[spec.name] for spec in further] + [[spec.name for spec in further]], ids=str)
+def test_arrays_made_of_any_number_of_images(names):
+    specs = {name: known_arrays()[name] for name in names}
+    kept = RequestBodies()
+    for number, images in enumerate([1, 2, 3, 7, 3, 2]):
+        chip = ChipGrid(chip_id=f"{number}", epsg=32601 + number, xmin=number * 1280.0, ymax=5e6, chip_px=128)
+        scenes = {
+            name: ArrayScenes(
+                status=ArrayStatus.OK,
+                scene_ids=tuple(f"{spec.source[0]}/{number}_{item}" for item in range(images)),
+                time="2020-05-01T00:00:00Z",
+            )
+            for name, spec in specs.items()
+        }
+        for request in plan_requests(PixelJob(chip=chip, specs=specs, scenes=scenes, check=False)):
+            assert [kept.body(request), kept.body(request)] == [sent_by_the_client(request)] * 2
