@@ -22,7 +22,7 @@ longest_band_list = 64  # characters; a wider column breaks the table on a termi
 def run_describe(campaign: Campaign) -> Summary:
     """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan."""
     started = time.monotonic()
-    plan = read_plan(campaign.plan_path)
+    plan = read_plan(campaign.plan_path, columns=["split", "biome", "reserve", "row"])
     spare = plan["reserve"] & (plan["row"] < 0)
     facts: dict[str, Any] = {"campaign": campaign.root.resolve().name, "chips planned": int((~spare).sum())}
     facts["reserve"] = int(spare.sum())
