@@ -133,9 +133,26 @@ class HubConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """Rasters of your own that hold an array. files: paths (from the campaign's directory), patterns, folders, URLs.
+
+    bands: names of the files' bands in their order; nodata: the number that marks missing pixels, `nan`, or `none`
+    where none is missing; values: `physical` or `stored` (the array's own steps); resampling: nearest, mode, bilinear,
+    cubic or average. What is empty follows from the files and the array. license: SPDX id or one of the catalogue's.
+    """
+
+    files: tuple[str, ...] = ()
+    bands: tuple[str, ...] = ()
+    nodata: str = ""
+    values: str = ""
+    resampling: str = ""
+    license: str = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CampaignConfig:
     """campaign.toml, resolved. catalogue: array name -> sha256 of the declaration it was made with; additions: what
-    `sample --add` was asked for, by number.
+    `sample --add` was asked for, by number; sources: array name -> the user's own rasters that it comes from.
     """
 
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -146,6 +163,7 @@ class CampaignConfig:
     hub: HubConfig = field(default_factory=HubConfig)
     catalogue: Mapping[str, str] = field(default_factory=dict)
     additions: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, SourceConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,8 +372,13 @@ def _filled(kind: Any, data: Any, where: str, problems: list[str]) -> Any:
     problems.extend(f"unknown key {where}{name}" for name in data if name not in known)
     values = {}
     for name in known & set(data):
+        kind_of_items = get_args(hints[name])[-1] if get_origin(hints[name]) is Mapping else None
         if is_dataclass(hints[name]):
             values[name] = _filled(hints[name], data[name], f"{where}{name}.", problems)
+        elif is_dataclass(kind_of_items) and isinstance(data[name], dict):
+            values[name] = {
+                key: _filled(kind_of_items, item, f"{where}{name}.{key}.", problems) for key, item in data[name].items()
+            }
         else:
             try:
                 values[name] = _converted(hints[name], data[name])

@@ -59,26 +59,8 @@ class CutChip:
 def cut_chips(
     source: LocalFiles, places: Iterable[ChipPlace], *, chip_m: float, threads: int = 0, most_bytes: int = batch_bytes
 ) -> Iterator[CutChip]:
-    """The chips of an array in the order of `places`, cut from its files while the caller works on those before.
-
-    Where files overlap, earlier ones count and others fill their gaps. Source pixels of about `most_bytes` are held in
-    one go, and twice that in all; of an order in which neighbours follow each other every block is decoded once.
-
-    Raises InputError for a damaged file and for codes that are no class, RemoteError where a server fails.
-    """
-    cutter = _Cutter(source, chip_m)
-    with reading_pool(threads) as readers, reading_pool(threads) as workers:
-        try:
-            waiting: deque[Iterator[CutChip]] = deque()
-            for part in cutter.runs(places, most_bytes):
-                waiting.append(cutter.start(part, readers, workers))
-                if len(waiting) > 1:
-                    yield from waiting.popleft()
-            for run in waiting:
-                yield from run
-        finally:
-            for pool in (readers, workers):
-                pool.shutdown(wait=True, cancel_futures=True)
+    """The chips of an array in the order of `places`: see `ChipCutter.cut`."""
+    return ChipCutter(source, chip_m).cut(places, threads=threads, most_bytes=most_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +75,8 @@ class _Cut:
 _Chip = tuple[ChipPlace, Sequence[_Cut]]
 
 
-class _Cutter:
-    """Cuts one array: its files by sheets, which are those that share a grid."""
+class ChipCutter:
+    """Cuts one array: its files by sheets, which are those that share a grid. Nothing is open between cuts."""
 
     def __init__(self, source: LocalFiles, chip_m: float) -> None:
         self._source = source
@@ -104,7 +86,34 @@ class _Cutter:
         self._tree = shapely.STRtree(boxes)
         self._sheet_of_box = np.repeat(np.arange(len(self._sheets)), [len(sheet.rasters) for sheet in self._sheets])
 
-    def runs(self, places: Iterable[ChipPlace], most_bytes: int) -> Iterator[list[_Chip]]:
+    def cut(self, places: Iterable[ChipPlace], *, threads: int = 0, most_bytes: int = batch_bytes) -> Iterator[CutChip]:
+        """The chips in the order of `places`, cut from the files while the caller works on those before.
+
+        Where files overlap, earlier ones count and others fill their gaps. Source pixels of about `most_bytes` are held
+        in one go, and twice that in all; of an order in which neighbours follow each other every block is decoded once.
+
+        Raises InputError for a damaged file and for codes that are no class, RemoteError where a server fails.
+        """
+        with reading_pool(threads) as readers, reading_pool(threads) as workers:
+            try:
+                waiting: deque[Iterator[CutChip]] = deque()
+                for part in self._runs(places, most_bytes):
+                    waiting.append(self._start(part, readers, workers))
+                    if len(waiting) > 1:
+                        yield from waiting.popleft()
+                for run in waiting:
+                    yield from run
+            finally:
+                for pool in (readers, workers):
+                    pool.shutdown(wait=True, cancel_futures=True)
+
+    def meets(self, places: Sequence[ChipPlace]) -> bool:
+        """Whether any of these chips lies where a file does."""
+        return any(
+            self._cuts(place, sheets) for place, sheets in zip(places, self._near(places), strict=True) if sheets
+        )
+
+    def _runs(self, places: Iterable[ChipPlace], most_bytes: int) -> Iterator[list[_Chip]]:
         """Chips in order with what has to be read for them, so many that their windows are about `most_bytes`."""
         run, held = list[_Chip](), 0
         for batch in _batches(places, looked_up_together):
@@ -121,7 +130,7 @@ class _Cutter:
         if run:
             yield run
 
-    def start(self, chips: Sequence[_Chip], readers: Executor, workers: Executor) -> Iterator[CutChip]:
+    def _start(self, chips: Sequence[_Chip], readers: Executor, workers: Executor) -> Iterator[CutChip]:
         """Begin to read what these chips need; the iterator has them in order."""
         streams = {}
         for number in sorted({cut.sheet for _, cuts in chips for cut in cuts}):

@@ -36,12 +36,13 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportedArray:
     """One array of one chip. values: as stored, None where no source meets the chip; sources: names of files or
-    products; time: UTC, of the first of them.
+    products; time: UTC, of the first of them; license: of the values, that of the array where it is empty.
     """
 
     values: Array | None
     sources: tuple[str, ...] = ()
     time: datetime | None = None
+    license: str = ""
 
 
 Make = Callable[[ChipPlace, datetime | None], Mapping[str, ImportedArray]]  # of a chip and its anchor's time
@@ -152,7 +153,7 @@ def _provenance(spec: ArraySpec, chip_id: str, found: ImportedArray, anchor: dat
         checksum=None,
         status=str(final_status(spec, planned, None, fraction)),
         origin="import",
-        license=spec.license,
+        license=found.license or spec.license,
     )
 
 

@@ -16,7 +16,6 @@ from m3etl.io.ledger import ChipState, Ledger
 from m3etl.io.segments import remove_segment, segment_numbers
 from m3etl.io.store import create_store, grow_store
 from m3etl.io.workers import open_workers
-from m3etl.spec.catalog_insar import gunw_recipe
 from m3etl.stages.layout import Layout, read_layout_of
 from m3etl.stages.ledgers import open_ledgers
 from m3etl.stages.scheduling import write_rows_to_plan
@@ -152,8 +151,7 @@ class Sealer:
         else:
             create_store_of(campaign, layout)
             # Imports know nothing of these chips yet; without a file the store would count as damaged.
-            known = read_layout(campaign.store_path).specs
-            self._names += [name for name, spec in known.items() if spec.recipe == gunw_recipe]
+            self._names += [name for name in read_layout(campaign.store_path).specs if name not in layout.specs]
         self._created = True
 
 
