@@ -97,6 +97,18 @@ def test_a_failed_chip_of_a_sealed_shard_gets_a_row_in_a_later_generation(ledger
     ]
 
 
+def test_a_reserve_that_was_used_and_failed_gets_another_row_too(ledger):
+    load(ledger, [plan_row("a", 0), plan_row("r", 4, reserve=True)])
+    ledger.record_planned([PlannedChip(chip_id="a", scenes=None), planned("r")])
+    fix_everything(ledger, shard_chips=shard_chips)
+    assert rows(ledger) == [("r", 0)]
+    ledger.record_failed("r", "network", "gone", shard_chips=shard_chips)
+    ledger.record_sealed(0, shard_chips=shard_chips)
+    ledger.reopen_failed(shard_chips=shard_chips)
+    fix_everything(ledger, shard_chips=shard_chips)
+    assert rows(ledger) == [("r", 4)]
+
+
 def test_a_failed_chip_of_an_open_shard_keeps_its_row(ledger):
     with_rows(ledger, "ab", shard_chips=shard_chips)
     ledger.record_failed("b", "network", "gone", shard_chips=shard_chips)
@@ -250,6 +262,23 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(lot_chips=st.sampled_from([4, 8]))
     def fix(self, lot_chips: int) -> None:
         fix_everything(self.ledger, shard_chips=shard_chips, lot_chips=lot_chips)
+        assert not self.chips(ChipState.PLANNED, condition="row IS NULL AND reserve <> 1"), (
+            "all that may have a row has"
+        )
+
+    @precondition(lambda self: self.ledger.open_count())
+    @rule(data=st.data())
+    def finish_a_shard(self, data: st.DataObject) -> None:
+        shard = self.ledger.open_rows(-1)[0].row // shard_chips
+        records = self.ledger.shard_records(shard, shard_chips=shard_chips)
+        open_chips = [record.chip_id for record in records if record.state is ChipState.PLANNED]
+        for name in open_chips:
+            if data.draw(st.booleans()):
+                self.ledger.record_failed(name, "network", "gone", shard_chips=shard_chips)
+            else:
+                self.ledger.record_landed([landed(name)], shard_chips=shard_chips)
+        while shard in self.ledger.ready_shards():
+            self.seal()
 
     @precondition(lambda self: self.ledger.open_count())
     @rule(data=st.data())
