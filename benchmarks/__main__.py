@@ -48,7 +48,8 @@ def write_results(rows: list[dict[str, Any]], *, keep_others: bool) -> None:
 def as_line(row: dict[str, Any]) -> str:
     """One row of the table: name, value and spread, rival."""
     low, high = row["spread"]
-    against = f"  against {row['rival']} ({row['rival_value']:.4g})" if row["rival"] else ""
+    value = "" if row["rival_value"] is None else f" ({row['rival_value']:.4g})"
+    against = f"  against {row['rival']}{value}" if row["rival"] else ""
     return f"{row['bench']:34} {row['value']:10.4g} {row['unit']:10} [{low:.4g}, {high:.4g}] x{row['runs']}{against}"
 
 

@@ -29,6 +29,7 @@ extras = {
     "train": (("torch", "lightning", "hydra-core", "safetensors", "scikit-learn"), "pretrain, evaluate and embed"),
     "hub": (("huggingface_hub",), "upload-hf"),
     "maps": (("folium", "geemap"), "the interactive map of preview"),
+    "remote": (("obstore", "fsspec"), "reading stores by URL"),
     "insar": (("h5py",), "interferograms"),
 }
 
