@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import socket
 import threading
@@ -46,19 +47,24 @@ class Session:
     local: bool
     requests: int = 0
     restricted: bool = False
-    _pixels: tuple[Any, Any] | None = None
+    _methods: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _tag: str = ""
     _high_volume: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def compute_value(self, expression: Any, tag: str = "m3etl-plan") -> Any:
-        """The value of an expression as JSON-like Python objects. Raises RequestFailed."""
+        """The value of an expression, the client's or encoded as JSON, as JSON-like Python objects. Raises
+        RequestFailed.
+        """
         with self._lock:
             self.requests += 1
             if tag != self._tag:
                 self.api.data.setWorkloadTag(tag)
                 self._tag = tag
         with translated(self.api):
+            if isinstance(expression, str):
+                body = f'{{"expression": {expression}, "workloadTag": {json.dumps(tag)}}}'
+                return self._send_encoded("value", body, prettyPrint=False)["result"]
             return self.api.data.computeValue(expression)
 
     def compute_pixels(self, request: Mapping[str, Any] | str) -> bytes:
@@ -69,19 +75,24 @@ class Session:
             self.requests += 1
         with translated(self.api):
             if isinstance(request, str):
-                return bytes(self._send_encoded(request))
+                return bytes(self._send_encoded("image", request))
             return bytes(self.api.data.computePixels(dict(request)))
 
-    def _send_encoded(self, body: str) -> Any:
-        # What the client's computePixels does after encoding: the same method of its resource, with its transport,
-        # login, headers and errors. The body is put in afterwards, since the client would encode a dictionary anew.
+    def _send_encoded(self, what: str, body: str, **options: Any) -> Any:
+        # What the client's computePixels and computeValue do after encoding: the same method of its resource, with its
+        # transport, login, headers and errors. The body is put in afterwards, since the client would encode a
+        # dictionary anew.
         data = self.api.data
-        resource = data._get_state().cloud_api_resource_raw
-        if self._pixels is None or self._pixels[0] is not resource:
+        state = data._get_state()
+        resource = state.cloud_api_resource_raw if what == "image" else state.cloud_api_resource
+        known = self._methods.get(what)
+        if known is None or known[0] is not resource:
             # Making the method takes longer than calling it; another deadline or URL brings another resource.
-            self._pixels = (resource, resource.projects().image().computePixels)
-        call = self._pixels[1](project=data._get_projects_path(), body={})
-        call.body, call.body_size = body, len(body)
+            projects = resource.projects()
+            method = projects.image().computePixels if what == "image" else projects.value().compute
+            known = self._methods[what] = (resource, method)
+        call = known[1](project=data._get_projects_path(), body={}, **options)
+        call.body, call.body_size = body, len(body.encode())
         return data._execute_cloud_call(call)
 
     def note_headers(self, headers: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,15 @@ def place_of(key: str) -> str:
 
 def _lines(answers: Mapping[str, Sequence[Candidate]]) -> bytes:
     lines = [
-        json.dumps({"key": key, "scenes": [asdict(item) for item in scenes]}, separators=(",", ":"))
+        json.dumps({"key": key, "scenes": [_plain(item) for item in scenes]}, separators=(",", ":"))
         for key, scenes in answers.items()
     ]
     # The newline in front ends whatever a killed run left unfinished.
     return ("\n" + "\n".join(lines) + "\n").encode()
+
+
+_names = tuple(item.name for item in fields(Candidate))
+
+
+def _plain(candidate: Candidate) -> dict[str, Any]:
+    return {name: getattr(candidate, name) for name in _names}

@@ -7,6 +7,7 @@ looked up by name over a masked stand-in, so a missing quality band is "unknown"
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ level_collections: Mapping[str, str] = {"l2a": "COPERNICUS/S2_SR_HARMONIZED", "l
 cloud_score_collection = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"
 cloudy_below = 0.6  # cs_cdf; 0.6 is the catalogue page's own recommendation for clear pixels
 score_gsd_m = 60.0
+companions_part = "companions"
 cloudy_scl = (3, 8, 9, 10)  # shadow, cloud of medium and high probability, cirrus
 qa60_bits = (1 << 10) | (1 << 11)  # opaque cloud, cirrus
 most_passes = 12
@@ -101,6 +103,45 @@ class Answers:
     companions: tuple[Companions, ...]
 
 
+class Questions:
+    """Requests that ask both kinds of questions, as encoded expressions. For each `wanted`: the scored scenes, at most
+    `candidates`, the least cloudy granules first (with a wished moment: the nearest to it). For each `anchored`:
+    Sentinel-1 images near it, ids of yearly composites and maps, monthly climate, the other level's scene.
+
+    What is asked is encoded by the client (`api`) once; the places, which it would take milliseconds each for, are put
+    in as it would write them.
+    """
+
+    def __init__(self, api: Any, specs: Sequence[ArraySpec], *, candidates: int, gap_days: float) -> None:
+        self._api = api
+        self.specs = tuple(specs)
+        self._candidates = candidates
+        self._gap_days = gap_days
+        self._encoded: dict[Any, str] = {}
+
+    def expression(self, wanted: Sequence[Wanted], anchored: Sequence[Anchored]) -> str:
+        """The JSON of one expression."""
+        kinds = _by_kind(wanted)
+        levels = tuple(sorted({item.other_level for item in anchored if item.other_level}))
+        key = (tuple(kinds), bool(anchored), levels)
+        text = self._encoded.get(key)
+        if text is None:
+            text = self._encoded[key] = self._encode([wanted[numbers[0]] for numbers in kinds.values()], *key)
+        for name, numbers in kinds.items():
+            text = _with_places(text, name, [_place(wanted[number].chip, _times(wanted[number])) for number in numbers])
+        return _with_places(text, companions_part, [_place(item.chip, _moments(item)) for item in anchored])
+
+    def _encode(self, firsts: Sequence[Wanted], names: tuple[str, ...], anchored: bool, levels: tuple[str, ...]) -> str:
+        parts: dict[str, Any] = {}
+        for name, first in zip(names, firsts, strict=True):
+            places = self._api.List([_mark(name)])
+            parts[name] = _scenes(self._api, places, first.level, first.wish_ms is not None, self._candidates)
+        if anchored:
+            places = self._api.List([_mark(companions_part)])
+            parts[companions_part] = _companions_of(self._api, places, self.specs, levels, self._gap_days)
+        return json.dumps(self._api.serializer.encode(self._api.Dictionary(parts), for_cloud_api=True))
+
+
 def question_expression(
     api: Any,
     wanted: Sequence[Wanted],
@@ -109,19 +150,9 @@ def question_expression(
     *,
     candidates: int,
     gap_days: float,
-) -> Any:
-    """One request for both kinds of questions. For each `wanted`: the scored scenes, at most `candidates`, the least
-    cloudy granules first (with a wished moment: the nearest to it). For each `anchored`: Sentinel-1 images near it, ids
-    of yearly composites and maps, monthly climate, the other level's scene.
-    """
-    parts: dict[str, Any] = {}
-    for name, numbers in _by_kind(wanted).items():
-        first = wanted[numbers[0]]
-        asked = [wanted[number] for number in numbers]
-        parts[name] = _scenes(api, asked, first.level, first.wish_ms is not None, candidates)
-    if anchored:
-        parts["companions"] = _companions_of(api, anchored, specs, gap_days)
-    return api.Dictionary(parts)
+) -> str:
+    """One request of `Questions`."""
+    return Questions(api, specs, candidates=candidates, gap_days=gap_days).expression(wanted, anchored)
 
 
 def read_question(
@@ -135,7 +166,7 @@ def read_question(
         for number, found in zip(numbers, _of_length(answer.get(name), len(numbers), "places"), strict=True):
             level = wanted[number].level
             scenes[number] = tuple(_candidate(level, rank, item) for rank, item in enumerate(found))
-    companions = _of_length(answer.get("companions", []), len(anchored), "anchors")
+    companions = _of_length(answer.get(companions_part, []), len(anchored), "anchors")
     return Answers(
         scenes=tuple(scenes[number] for number in range(len(wanted))),
         companions=tuple(_companions(item, specs, found) for item, found in zip(anchored, companions, strict=True)),
@@ -156,12 +187,54 @@ def _of_length(found: Any, length: int, what: str) -> list[Any]:
     return found
 
 
-def _scenes(api: Any, wanted: Sequence[Wanted], level: str, dated: bool, candidates: int) -> Any:
-    features = [
-        _feature(api, item.chip, {"start": item.start_ms, "end": item.end_ms, "wish": item.wish_ms or 0})
-        for item in wanted
-    ]
+def _mark(name: str) -> str:
+    return f"@places of {name}@"
 
+
+def _with_places(text: str, name: str, places: Sequence[Any]) -> str:
+    if not places:
+        return text
+    mark = json.dumps({"constantValue": [_mark(name)]})
+    if text.count(mark) != 1:
+        raise ValueError(f"the client encodes a list of places otherwise than expected: {name}")
+    return text.replace(mark, json.dumps({"arrayValue": {"values": places}}))
+
+
+def _place(chip: ChipGrid, numbers: Mapping[str, Any]) -> Any:
+    """The node of a feature with the square of a place and its numbers, each constant written out."""
+    crs = f"EPSG:{chip.epsg}"
+    square = _call(
+        "GeometryConstructors.Rectangle",
+        coordinates={"constantValue": [chip.xmin, chip.ymax - chip.side_m, chip.xmin + chip.side_m, chip.ymax]},
+        crs=_call("Projection", crs={"constantValue": crs}),
+        geodesic={"constantValue": False},
+    )
+    return _call("Feature", geometry=square, metadata={"constantValue": {"crs": crs, **numbers}})
+
+
+def _call(function: str, **arguments: Any) -> Any:
+    return {"functionInvocationValue": {"functionName": function, "arguments": arguments}}
+
+
+def _times(item: Wanted) -> dict[str, Any]:
+    return {"end": item.end_ms, "start": item.start_ms, "wish": item.wish_ms or 0}
+
+
+def _moments(item: Anchored) -> dict[str, Any]:
+    return {
+        "index": item.index,
+        "month_end": _month_ms(_next(item.month)),
+        "month_start": _month_ms(months_until(*item.month)[0]),
+        "points": [list(point) for point in item.points],
+        "season_end": _month_ms((item.month[0], 12)),
+        "season_start": _month_ms((item.month[0] - 1, 12)),
+        "time": item.time_ms,
+        "year_end": item.year[1],
+        "year_start": item.year[0],
+    }
+
+
+def _scenes(api: Any, places: Any, level: str, dated: bool, candidates: int) -> Any:
     def ask(element: Any) -> Any:
         chip = _Chip(api, element)
         collection = level_collections["l1c" if level == either_level else level]
@@ -169,30 +242,11 @@ def _scenes(api: Any, wanted: Sequence[Wanted], level: str, dated: bool, candida
         ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
         return chip.scored_all(ranked, candidates, processed=level == either_level)
 
-    return api.List(features).map(ask)
+    return places.map(ask)
 
 
-def _companions_of(api: Any, anchored: Sequence[Anchored], specs: Sequence[ArraySpec], gap_days: float) -> Any:
+def _companions_of(api: Any, places: Any, specs: Sequence[ArraySpec], levels: Sequence[str], gap_days: float) -> Any:
     recipes = {spec.recipe for spec in specs}
-    levels = sorted({item.other_level for item in anchored if item.other_level})
-    features = [
-        _feature(
-            api,
-            item.chip,
-            {
-                "points": [list(point) for point in item.points],
-                "time": item.time_ms,
-                "index": item.index,
-                "year_start": item.year[0],
-                "year_end": item.year[1],
-                "season_start": _month_ms((item.month[0] - 1, 12)),
-                "season_end": _month_ms((item.month[0], 12)),
-                "month_start": _month_ms(months_until(*item.month)[0]),
-                "month_end": _month_ms(_next(item.month)),
-            },
-        )
-        for item in anchored
-    ]
 
     def ask(element: Any) -> Any:
         chip = _Chip(api, element)
@@ -215,7 +269,7 @@ def _companions_of(api: Any, anchored: Sequence[Anchored], specs: Sequence[Array
             answer[f"other_{level}"] = chip.scored_all(chip.of_index(level_collections[level]), 1)
         return api.Dictionary(answer)
 
-    return api.List(features).map(ask)
+    return places.map(ask)
 
 
 class _Chip:
@@ -376,13 +430,6 @@ def _named(api: Any, image: Any, bands: list[str]) -> Any:
 
 def _with_band_names(image: Any) -> Any:
     return image.set("m3etl_bands", image.bandNames())
-
-
-def _feature(api: Any, chip: ChipGrid, numbers: Mapping[str, Any]) -> Any:
-    crs = f"EPSG:{chip.epsg}"
-    corners = [chip.xmin, chip.ymax - chip.side_m, chip.xmin + chip.side_m, chip.ymax]
-    square = api.Geometry.Rectangle(corners, crs, False)
-    return api.Feature(square, {"crs": crs, **numbers})
 
 
 def _month_ms(month: tuple[int, int]) -> int:

@@ -23,7 +23,7 @@ from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import Ledger, PlannedChip
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
-from m3etl.io.planning import Anchored, Answers, Companions, Wanted, question_expression, read_question
+from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.budget import planning_lane
 from m3etl.spec.hashing import stream
@@ -152,6 +152,9 @@ class ScenePlanner:
         self._journal = AnswerJournal(journal) if journal is not None else None
         self._block_chips = block_chips
         self._size = _BatchSize(config.plan_batch)
+        self._questions = Questions(
+            session.api, self._specs, candidates=config.candidates, gap_days=config.s1_max_gap_days
+        )
         self.unanswered: list[Failure] = []
 
     def plan(self, chips: Sequence[PlanChip]) -> None:
@@ -272,14 +275,7 @@ class ScenePlanner:
     def _send(self, question: _Question) -> Answers:
         wanted = [self._wanted(place, asked) for place, asked in question.scenes]
         anchored = [self._anchored(place) for place in question.companions]
-        expression = question_expression(
-            self._session.api,
-            wanted,
-            anchored,
-            self._specs,
-            candidates=self._config.candidates,
-            gap_days=self._config.s1_max_gap_days,
-        )
+        expression = self._questions.expression(wanted, anchored)
         with self._meter.request(planning_lane, len(question.items)):
             answer = self._session.compute_value(expression)
         try:

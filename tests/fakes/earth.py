@@ -251,8 +251,8 @@ def install(monkeypatch: Any) -> None:
     """Let the export stage ask questions instead of building expressions."""
     from m3etl.stages import fetching, planning
 
-    def question(api: Any, wanted: Any, anchored: Any, specs: Any, *, candidates: int, gap_days: float) -> Question:
-        return Question(tuple(wanted), tuple(anchored), tuple(specs))
+    def question(self: Any, wanted: Any, anchored: Any) -> Question:
+        return Question(tuple(wanted), tuple(anchored), self.specs)
 
-    monkeypatch.setattr(planning, "question_expression", question)
+    monkeypatch.setattr(planning.Questions, "expression", question)
     monkeypatch.setattr(fetching.RequestBodies, "body", lambda self, request: request)

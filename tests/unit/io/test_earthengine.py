@@ -4,6 +4,7 @@ words.
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -81,6 +82,20 @@ def test_restricted_mode_is_noticed_without_a_warning(tmp_path):
         assert not session.restricted
         session.compute_value(session.api.Number(1))
         assert session.restricted
+
+
+def test_an_encoded_expression_is_sent_as_the_client_sends_its_own(tmp_path, monkeypatch):
+    with session_over([image], tmp_path) as session:
+        bodies = []
+        plain = session.api.data._execute_cloud_call
+        monkeypatch.setattr(
+            session.api.data, "_execute_cloud_call", lambda call: bodies.append(vars(call)) or plain(call)
+        )
+        number = session.api.Number(20).add(22)
+        text = json.dumps(session.api.serializer.encode(number, for_cloud_api=True))
+        assert session.compute_value(number) == session.compute_value(text) == 42
+        for name in ("uri", "method", "body", "body_size", "headers"):
+            assert bodies[0][name] == bodies[1][name], name
 
 
 def test_pixels_come_as_bytes_and_pages_as_features(tmp_path):

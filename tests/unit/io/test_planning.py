@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from fakes.scenery import Scene, left, session_over, top
 
 from m3etl.io.planning import (
     Anchored,
+    Questions,
     Wanted,
     either_level,
     question_expression,
@@ -262,3 +265,38 @@ def test_an_answer_for_other_chips_is_refused():
         read_question((), [anchor()], (), {"companions": "busy"})
     with pytest.raises(ValueError, match="list, not the parts"):
         read_question([wanted()], (), (), [])
+
+
+@pytest.mark.parametrize(
+    "item", [wanted(), wanted(far, level="l1c", wish_ms=june), anchor(), anchor(index="", grid=far)]
+)
+def test_places_are_written_as_the_client_writes_them(session, item):
+    text = Questions(session.api, select_arrays(), candidates=8, gap_days=30.0).expression(
+        [item] if isinstance(item, Wanted) else [], [item] if isinstance(item, Anchored) else []
+    )
+    (part,) = json.loads(text)["values"]["0"]["dictionaryValue"]["values"].values()
+    values = json.loads(text)["values"]
+    call = (values[part["valueReference"]] if "valueReference" in part else part)["functionInvocationValue"]
+    (place,) = call["arguments"]["list"]["arrayValue"]["values"]
+    api, grid = session.api, item.chip
+    square = api.Geometry.Rectangle([grid.xmin, grid.ymax - 640, grid.xmin + 640, grid.ymax], "EPSG:32632", False)
+    numbers = place["functionInvocationValue"]["arguments"]["metadata"]["constantValue"]
+    assert numbers["crs"] == "EPSG:32632"
+    plain = api.serializer.encode(api.Feature(square, numbers), is_compound=False, for_cloud_api=True)
+    assert place == plain
+
+
+def test_what_is_asked_is_encoded_once(session, monkeypatch):
+    encoded = []
+    encode = session.api.serializer.encode
+    monkeypatch.setattr(
+        session.api.serializer, "encode", lambda *item, **more: encoded.append(1) or encode(*item, **more)
+    )
+    questions = Questions(session.api, select_arrays(), candidates=8, gap_days=30.0)
+    texts = {questions.expression([wanted()], [anchor()])}
+    first = len(encoded)
+    texts |= {questions.expression([wanted(), wanted(year=year)], [anchor(grid=far)]) for year in range(2017, 2021)}
+    assert len(texts) == 5
+    assert len(encoded) == first > 0
+    questions.expression([wanted()], [])
+    assert len(encoded) > first, "another kind of question"
