@@ -305,8 +305,9 @@ class LightServer:
             plain = send
 
             def send(response: Response) -> None:
-                counts.pixels += response.status == 200
-                counts.pixels_to_s = time.monotonic()
+                if response.status == 200:
+                    counts.pixels += 1
+                    counts.pixels_to_s = max(counts.pixels_to_s, started)
                 plain(response)
 
         if self.gated and (self._in_flight > concurrency or not self._rate.admit()):

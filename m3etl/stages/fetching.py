@@ -80,6 +80,7 @@ class PixelLane:
             max_attempts=config.max_attempts,
             base_wait_s=base_wait_s,
             max_bytes=config.max_in_flight_mb * 2**20,
+            start_in_flight=config.max_in_flight // 2,
         )
 
     @property
