@@ -105,9 +105,11 @@ BELIEFS: dict[str, tuple[Callable[[Any], Any], Any]] = {
         [True, False],
     ),
     "nothing found": (lambda api: api.ImageCollection(scene).filterDate("1990-01-01", "1990-01-02").first(), None),
-    "images are found by computed ids": (
-        lambda api: api.List([canopy]).map(lambda name: api.Image.load(api.String(name)).bandNames()),
-        [["b1"]],
+    "points that are a property of a feature": (
+        lambda api: api.List(api.Feature(None, {"points": [[9, 45], [10, 46]]}).get("points")).map(
+            lambda point: api.Geometry.Point(api.List(point)).coordinates()
+        ),
+        [[9, 45], [10, 46]],
     ),
     "dictionaries keep what is null": (
         lambda api: api.Dictionary({"a": api.Image(1).get("nothing")}).combine({"b": 1}),
