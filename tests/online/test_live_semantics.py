@@ -14,7 +14,6 @@ from m3etl.io.earthengine import open_session
 
 project = os.environ.get("M3ETL_EE_PROJECT", "")
 scene = "COPERNICUS/S2_SR_HARMONIZED"
-canopy = "users/nlang/ETH_GlobalCanopyHeight_2020_10m_v1"
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("", id="live", marks=pytest.mark.online)])
