@@ -57,18 +57,18 @@ class Bench:
 
 def run(*, quick: bool = True) -> list[Row]:
     """All rows of this file; `machine` and `commit` are added by the caller."""
-    side, runs = (1536, 3) if quick else (5120, 3)
+    side, runs = (1536, 3) if quick else (3584, 3)
     folder = Path(tempfile.mkdtemp(prefix="m3etl-bench-"))
     try:
         values = landscapes.make_landscape(side)
         pixel = landscapes.write_cog(folder / "pixel.tif", values, interleave="pixel")
         band = landscapes.write_cog(folder / "band.tif", values, interleave="band")
         rows = [*_against_windows(folder, pixel, band, side, runs), _warp_error()]
-        real = None if quick else landscapes.real_landscape(2560)
+        real = None if quick else landscapes.real_landscape(2048)
         if real is not None:
             scene = landscapes.write_cog(folder / "real.tif", real, interleave="pixel")
-            rows.append(_windows_row("cut.vs_rasterio_windows_real_scene", _bench(folder, scene, 2560, runs), "real"))
-        warped_side = 768 if quick else 2560
+            rows.append(_windows_row("cut.vs_rasterio_windows_real_scene", _bench(folder, scene, 2048, runs), "real"))
+        warped_side = 768 if quick else 1536
         part = np.ascontiguousarray(values[:, :warped_side, :warped_side])
         rows += _warped(folder, part, warped_side, runs)
         return rows + _others(_bench(folder, pixel, side, runs), folder / "off.tif", warped_side, quick=quick)
