@@ -36,7 +36,7 @@ def run(*, quick: bool = True) -> list[Row]:
         return []
     with tempfile.TemporaryDirectory(prefix="m3etl-bench-") as name:
         folder = Path(name)
-        works = make_landed(folder / "c", chips)
+        works = make_landed(folder / "c", chips, shard_chips=shard_chips_of(chips))
         with dask_cluster(folder / "dask", workers=2, cores=cores) as cluster:
             together(works, cluster.address)  # workers import and compile
             pairs = [(_alone(chips, folder / "alone", cores), together(works, cluster.address)) for _ in range(runs)]
@@ -48,6 +48,11 @@ def run(*, quick: bool = True) -> list[Row]:
     return rows + [
         _row(f"dask.two_workers_speedup_{stage}", [(a[stage], b[stage]) for a, b in pairs], note) for stage in stages
     ]
+
+
+def shard_chips_of(chips: int) -> int:
+    """256 as in any large campaign; fewer where there would be no shard for each worker."""
+    return min(256, chips // 4)
 
 
 def together(works: list[ShardWork], address: str) -> dict[str, float]:
@@ -87,7 +92,7 @@ def _fresh(works: list[ShardWork]) -> None:
     campaign = works[0].campaign
     for path in (campaign.store_path, campaign.provenance_path):
         shutil.rmtree(path, ignore_errors=True)
-    make_empty_store(campaign)
+    make_empty_store(campaign, len(works[0].records))
 
 
 def _grown(works: list[ShardWork]) -> Any:
@@ -123,8 +128,9 @@ def _row(name: str, seconds: list[tuple[float, float]], note: str) -> Row:
 
 if __name__ == "__main__":
     if len(sys.argv) > 3:
+        chips = int(sys.argv[2])
         os.sched_setaffinity(0, map(int, sys.argv[3:]))
-        print(json.dumps(alone(make_landed(Path(sys.argv[1]), int(sys.argv[2])))))
+        print(json.dumps(alone(make_landed(Path(sys.argv[1]), chips, shard_chips=shard_chips_of(chips)))))
     else:
         for found in run():
             print(json.dumps(found))

@@ -17,10 +17,8 @@ from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes, field_name
 from m3etl.spec.modality import ArraySpec, Shape
 from m3etl.stages.shardwork import ShardWork
 
-shard_chips = 64
 
-
-def make_landed(root: Path, chips: int, *, different: int = 64) -> list[ShardWork]:
+def make_landed(root: Path, chips: int, *, shard_chips: int, different: int = 64) -> list[ShardWork]:
     """The work of sealing `chips` chips; `different` of them are made up, the others repeat their pixels."""
     root.mkdir(parents=True)
     campaign = Campaign(root, CampaignConfig(sample=SampleConfig(chip_px=128), store=StoreConfig()))
@@ -48,7 +46,7 @@ def make_landed(root: Path, chips: int, *, different: int = 64) -> list[ShardWor
     ]
 
 
-def make_empty_store(campaign: Campaign) -> None:
+def make_empty_store(campaign: Campaign, shard_chips: int) -> None:
     """The store that sealing fills."""
     create_store(campaign.store_path, specs, chip_m=chip_m, shard_chips=shard_chips)
 
