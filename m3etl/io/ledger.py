@@ -2,9 +2,10 @@
 is sealed.
 
 States: waiting (or reserve) -> planned -> landed | failed; sealing makes landed chips sealed. `unusable` chips have no
-anchor and get no row. Every change is one short transaction, counts are kept by triggers so that reading them costs
-nothing however many chips there are, and what is in here decides: files that disagree are brought in line with it. How
-chips come in from the plan and get their rows is in `io.lots`.
+anchor and get no row. A planned chip may land or fail before its row is given: that it gets one, and which, follows
+from the decisions of its lot and not from what was fetched when. Every change is one short transaction, counts are kept
+by triggers so that reading them costs nothing however many chips there are, and what is in here decides: files that
+disagree are brought in line with it. How chips come in from the plan and get their rows is in `io.lots`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from m3etl.io.ledger_records import (
     Row,
     Shard,
     everything,
+    has_scenes,
     packed,
     record_of,
     record_query,
@@ -114,19 +116,27 @@ class Ledger:
                 )
 
     def forget_unused_decisions(self) -> None:
-        """Chips that are decided and have no row are to be decided anew: their decisions lack arrays added since."""
+        """Chips that are decided and have no row are to be decided anew, fetched or not: their decisions lack arrays
+        added since.
+        """
+        without_row = f"generation IS NULL AND row IS NULL AND {has_scenes}"
         with self.file.transaction() as connection:
             connection.execute(
-                "DELETE FROM scenes WHERE number IN (SELECT number FROM chips WHERE generation IS NULL AND row IS NULL)"
+                f"UPDATE chips SET state = {_undecided_state}, segment = NULL, offset = NULL, length = NULL "
+                f"WHERE {without_row}"
             )
             connection.execute(
-                f"UPDATE chips SET state = {_undecided_state} WHERE generation IS NULL AND row IS NULL "
-                "AND state = 'planned'"
+                "DELETE FROM scenes WHERE number IN (SELECT number FROM chips WHERE generation IS NULL AND row IS NULL)"
             )
 
     def states(self, chip_ids: Sequence[str]) -> dict[str, ChipState]:
         """State of those of the chips that are known."""
         return {name: ChipState(state) for name, state in self._named("chip_id, state", chip_ids)}
+
+    def usable(self, chip_ids: Sequence[str]) -> dict[str, bool]:
+        """Whether those of the chips that are decided have scenes, whatever became of their pixels since."""
+        found = self._named(f"chip_id, {has_scenes}", chip_ids)
+        return {name: bool(usable) for name, usable in found if usable is not None}
 
     def scenes_of(self, chip_id: str) -> ChipScenes | None:
         """What is decided for a chip, None where nothing is."""
@@ -145,6 +155,12 @@ class Ledger:
         return [nowhere if place[0] is None else place for place in found]
 
     # --- fetching -----------------------------------------------------------------------------------------------------
+
+    def open_chips(self, chip_ids: Sequence[str]) -> list[ChipRecord]:
+        """Those of some chips (500 at most), with a row or without, whose pixels are still to be fetched, in any
+        order.
+        """
+        return self._records(f"state = 'planned' AND chip_id IN ({_marks(chip_ids)})", chip_ids)
 
     def open_rows(self, after: int, limit: int = 1000) -> list[ChipRecord]:
         """Up to `limit` chosen chips whose pixels are still to be fetched, in order of row, from beyond row `after`."""
@@ -183,7 +199,7 @@ class Ledger:
                 changed = connection.execute(
                     "UPDATE chips SET state = 'landed', kind = '', reason = '', "
                     "statuses = ?, segment = ?, offset = ?, length = ? "
-                    "WHERE chip_id = ? AND state = 'planned' AND row IS NOT NULL RETURNING row / ?",
+                    "WHERE chip_id = ? AND state = 'planned' RETURNING row / ?",
                     (
                         json.dumps({name: str(status) for name, status in chip.statuses.items()}, sort_keys=True),
                         *((place.segment, place.offset, place.length) if place else (None, None, None)),

@@ -117,6 +117,12 @@ record_query = (
     "offset, length FROM chips LEFT JOIN scenes USING (number)"
 )
 
+# Of a chip that is decided: whether it was found usable. NULL before.
+has_scenes = (
+    "CASE WHEN state IN ('waiting', 'reserve') THEN NULL "
+    "ELSE EXISTS (SELECT 1 FROM scenes WHERE scenes.number = chips.number) END"
+)
+
 
 def packed(document: Mapping[str, Any]) -> bytes:
     """A JSON object as it is stored: compressed, with sorted keys."""

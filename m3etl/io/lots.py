@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from m3etl.io.ledger import ChipState, Chosen, Ledger
+from m3etl.io.ledger_records import has_scenes
 from m3etl.spec.roworder import cut_lots, lots_of_part
 
 scan_chips = 65_536
@@ -44,11 +45,14 @@ _facts = ", ".join(PlanRow._fields)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotChip:
-    """A chip of a lot with the state it is in. number: its key in the ledger."""
+    """A chip of a lot with the state it is in. number: its key in the ledger; usable: whether it has scenes, None while
+    that is not decided.
+    """
 
     number: int
     state: ChipState
     plan: PlanRow
+    usable: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,7 @@ def chips_of_lot(ledger: Ledger, lot: Lot) -> Iterator[LotChip]:
     while True:
         batch = ledger.file.all(
             "SELECT number, state, chip_id, draw, reserve = 1, lon, lat, split, year, biome, ecoregion, wish_ms, "
-            "kind, reason FROM chips WHERE generation IS NULL AND (draw, number) > (?, ?) AND draw < ? "
+            f"kind, reason, {has_scenes} FROM chips WHERE generation IS NULL AND (draw, number) > (?, ?) AND draw < ? "
             "ORDER BY draw, number LIMIT ?",
             (*after, lot.draw_until, scan_chips),
         )
@@ -147,7 +151,7 @@ def waiting_with_rows(ledger: Ledger, limit: int) -> list[PlanRow]:
 
 def fix_lot(ledger: Ledger, lot: Lot, with_rows: Sequence[int], settled: Sequence[int], *, shard_chips: int) -> None:
     """Make a lot a generation: the chips `with_rows` (numbers, in order) get consecutive rows; `settled` ones, which
-    have none, belong to it too.
+    have none, belong to it too. What has landed or failed already is final in its shard at once.
     """
     if len(with_rows) > lot.size:
         raise ValueError(f"{len(with_rows)} chips do not fit into a lot of {lot.size}")
@@ -162,9 +166,10 @@ def fix_lot(ledger: Ledger, lot: Lot, with_rows: Sequence[int], settled: Sequenc
         )
         end = lot.first_row + len(with_rows)
         connection.executemany(
-            "INSERT INTO shards (shard, generation, chips) VALUES (?, ?, ?)",
+            "INSERT INTO shards (shard, generation, chips, final) VALUES (?1, ?2, ?3, (SELECT COUNT(*) FROM chips "
+            "WHERE row >= ?4 AND row < ?4 + ?3 AND state IN ('landed', 'failed')))",
             (
-                (shard, lot.generation, min(shard_chips, end - shard * shard_chips))
+                (shard, lot.generation, min(shard_chips, end - shard * shard_chips), shard * shard_chips)
                 for shard in range(lot.first_row // shard_chips, -(-end // shard_chips))
             ),
         )
@@ -221,7 +226,7 @@ def _candidates(connection: sqlite3.Connection, chosen: Chosen) -> Iterator[npt.
 
 
 def _lot_chip(item: tuple[Any, ...]) -> LotChip:
-    number, state, chip_id, draw, reserve, lon, lat, split, year, biome, ecoregion, wish_ms, _, _ = item
+    number, state, chip_id, draw, reserve, lon, lat, split, year, biome, ecoregion, wish_ms, _, _, usable = item
     plan = PlanRow(
         chip_id=chip_id,
         draw=draw,
@@ -234,4 +239,4 @@ def _lot_chip(item: tuple[Any, ...]) -> LotChip:
         ecoregion=ecoregion,
         wish_ms=wish_ms,
     )
-    return LotChip(number=number, state=ChipState(state), plan=plan)
+    return LotChip(number=number, state=ChipState(state), plan=plan, usable=None if usable is None else bool(usable))

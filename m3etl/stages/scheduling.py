@@ -13,7 +13,7 @@ import pandas as pd
 
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, NothingSelectedError, RemoteError
-from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
+from m3etl.io.ledger import Chosen, Ledger, everything
 from m3etl.io.lots import Lot, PlanRow, chips_of_lot, fix_lot, form_lots, load_plan, open_lots
 from m3etl.io.plan import iterate_plan
 from m3etl.io.planrows import write_plan_rows
@@ -29,7 +29,6 @@ from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.summary import Progress
 
 wave_chips = 65_536  # scenes are fixed for about so many chips before their pixels are fetched
-decided = {ChipState.PLANNED: True, ChipState.UNUSABLE: False, ChipState.FAILED: False}
 
 
 def choose(campaign: Campaign, region: str | None, only: str) -> Chosen:
@@ -122,15 +121,14 @@ def settle_lot(
     """
     chips = {item.plan.chip_id: item for item in chips_of_lot(ledger, lot)}
     rows = [_reserve_row(item.plan) for item in chips.values()]
-    usable = {name: decided[item.state] for name, item in chips.items() if item.state in decided}
+    usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
     while asked := next_to_plan(rows, usable):
         progress.start("scenes", len(asked))
         planner.plan([_plan_chip(chips[name].plan) for name in asked])
         progress.finish()
         if stop.is_set():
             return
-        answers = ledger.states(asked)
-        usable |= {name: decided[state] for name, state in answers.items() if state in decided}
+        usable |= ledger.usable(asked)
         if not usable.keys() & set(asked):
             raise RemoteError(f"nothing was decided about {len(asked)} chips", hint="Run the same command again.")
     with_rows = chosen_chips(rows, usable)

@@ -50,8 +50,7 @@ def settle(ledger: Ledger, lot: Lot, shard_chips: int) -> None:
     """Fix a lot; chips about which nothing is decided are planned first."""
     chips = {item.plan.chip_id: item for item in chips_of_lot(ledger, lot)}
     decide(ledger, [name for name, item in chips.items() if item.state is ChipState.WAITING])
-    states = ledger.states(list(chips))
-    usable = {name: state is ChipState.PLANNED for name, state in states.items() if state is not ChipState.RESERVE}
+    usable = ledger.usable(list(chips))
     rows = [
         ReserveRow(chip_id=name, biome=item.plan.biome, ecoregion=item.plan.ecoregion, reserve=item.plan.reserve)
         for name, item in chips.items()

@@ -155,12 +155,38 @@ def test_open_chips_come_in_pieces_whatever_is_chosen(ledger):
     assert found == [f"{number:04d}" for number in range(3, 3000, 10)]
 
 
+def test_rows_do_not_hang_on_what_was_fetched_before_they_were_given(tmp_path):
+    fixed = []
+    for early, ready in {"": [], "ac": [], "bde": [1], "abcde": [0, 1]}.items():
+        ledger = open_ledger(tmp_path / f"{early}.sqlite")
+        load(ledger, [plan_row(name, number, reserve=name == "r") for number, name in enumerate("abrcde")])
+        ledger.record_planned(planned(name) for name in "abcde")
+        for name in early:
+            if name == "e":
+                ledger.record_failed(name, "network", "gone", shard_chips=shard_chips)
+            else:
+                assert ledger.record_landed([landed(name)], shard_chips=shard_chips) == []
+        assert {record.chip_id for record in ledger.open_chips("abcde")} == set("abcde") - set(early)
+        fix_everything(ledger, shard_chips=shard_chips)
+        fixed.append(rows(ledger))
+        assert ledger.open_count() == 5 - len(early)
+        assert ledger.ready_shards() == ready
+        assert sum(ledger.shard(shard).final for shard in (0, 1)) == len(early)
+        ledger.close()
+    assert fixed[0] == [(name, row) for row, name in enumerate("abcde")]
+    assert all(found == fixed[0] for found in fixed)
+
+
 def test_decisions_that_no_row_uses_can_be_forgotten(ledger):
     with_rows(ledger, "ab", shard_chips=shard_chips)
-    load(ledger, [*(plan_row(name, number) for number, name in enumerate("abcd")), plan_row("r", 9, reserve=True)])
-    ledger.record_planned([planned("c"), planned("r"), PlannedChip(chip_id="d", scenes=None)])
+    load(ledger, [*(plan_row(name, number) for number, name in enumerate("abcdef")), plan_row("r", 9, reserve=True)])
+    ledger.record_planned(planned(name) for name in "cefr")
+    ledger.record_planned([PlannedChip(chip_id="d", scenes=None)])
+    ledger.record_landed([landed("e")], shard_chips=shard_chips)
+    ledger.record_failed("f", "network", "gone", shard_chips=shard_chips)
     ledger.forget_unused_decisions()
-    assert ledger.counts() == {"planned": 2, "waiting": 1, "unusable": 1, "reserve": 1}
+    assert ledger.counts() == {"planned": 2, "waiting": 3, "unusable": 1, "reserve": 1}
+    assert ledger.segments_in_use() == set()
     assert ledger.scenes_of("c") is None
     assert ledger.scenes_of("a") == scenes("a")
 
@@ -262,9 +288,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(lot_chips=st.sampled_from([4, 8]))
     def fix(self, lot_chips: int) -> None:
         fix_everything(self.ledger, shard_chips=shard_chips, lot_chips=lot_chips)
-        assert not self.chips(ChipState.PLANNED, condition="row IS NULL AND reserve <> 1"), (
-            "all that may have a row has"
-        )
+        states = (ChipState.PLANNED, ChipState.LANDED)
+        assert not self.chips(*states, condition="row IS NULL AND reserve <> 1"), "all that may have a row has"
+
+    @precondition(lambda self: self.chips(ChipState.PLANNED, condition="row IS NULL AND reserve <> 1"))
+    @rule(data=st.data(), lands=st.booleans())
+    def finish_before_the_row_is_given(self, data: st.DataObject, lands: bool) -> None:
+        names = self.chips(ChipState.PLANNED, condition="row IS NULL AND reserve <> 1")
+        name = data.draw(st.sampled_from(names))
+        if lands:
+            self.ledger.record_landed([landed(name)], shard_chips=shard_chips)
+        else:
+            self.ledger.record_failed(name, "network", "gone", shard_chips=shard_chips)
 
     @precondition(lambda self: self.ledger.open_count())
     @rule(data=st.data())
