@@ -18,6 +18,7 @@ from m3etl.spec.modality import ArraySpec, Shape, Values, valid_of
 from m3etl.spec.splits import buffer, split_names
 
 scene_arrays = ("sentinel1", "sentinel2_l")
+smooth_arrays = ("_angle", "_counts")  # of scenes, but the same for many chips
 saturated_share = 0.5
 limit_slack = 1e-6  # of a stored step: limits are quotients of physical numbers
 # Between these lie the darkest values of four or more bands of real L2A that kept the offset (1085 to 1241 in a chip
@@ -190,7 +191,7 @@ class RepeatedContent:
 
     def find(self, array: str, checksums: Mapping[str, str]) -> list[Finding]:
         """checksums: sha256 hex by chip_id of chips with observations of one array of scenes."""
-        if not array.startswith(scene_arrays):
+        if not array.startswith(scene_arrays) or array.endswith(smooth_arrays):
             return []
         seen = self._seen.setdefault(array, set())
         repeated = []

@@ -15,6 +15,7 @@ from typing import Any
 
 from m3etl.io.programs import filtered
 from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog_further import angle_recipe, pass_array
 from m3etl.spec.catalog_m3leo import terrain_recipes
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (
@@ -37,6 +38,7 @@ cloudy_scl = (3, 8, 9, 10)  # shadow, cloud of medium and high probability, cirr
 qa60_bits = (1 << 10) | (1 << 11)  # opaque cloud, cirrus
 most_passes = 12
 one_acquisition_ms = 600_000
+recipes_of_passes = frozenset({"sentinel1", angle_recipe})
 recipes_of_collections = frozenset(
     {"worldcover", "dynamic_world", "orbits", *(name for name in terrain_recipes if name.startswith("tiled"))}
 )
@@ -252,8 +254,8 @@ def _companions_of(api: Any, places: Any, specs: Sequence[ArraySpec], levels: Se
         chip = _Chip(api, element)
         answer: dict[str, Any] = {}
         for spec in specs:
-            if spec.recipe == "sentinel1":
-                answer[spec.name] = chip.passes(spec, gap_days)
+            if spec.recipe in recipes_of_passes:
+                answer.setdefault(pass_array(spec), chip.passes(spec, gap_days))
             elif _lists_images(spec):
                 answer[spec.name] = chip.listed(chip.of_window(spec))
             elif spec.temporal is Temporal.STATIC:
@@ -370,7 +372,7 @@ class _Chip:
     def passes(self, spec: ArraySpec, gap_days: float) -> Any:
         """Sentinel-1 images of a spec's orbit pass near the anchor, nearest first, with their share of the chip."""
         api = self._api
-        orbit_pass = "ASCENDING" if spec.name.endswith("_asc") else "DESCENDING"
+        orbit_pass = "ASCENDING" if pass_array(spec).endswith("_asc") else "DESCENDING"
         gap = min(gap_days, spec.max_gap_days)
         time = self.number("time")
         near = (
@@ -471,8 +473,8 @@ def _fraction(value: float | None) -> float | None:
 def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, Any]) -> Companions:
     passes, composites = {}, {}
     for spec in specs:
-        if spec.recipe == "sentinel1":
-            passes[spec.name] = tuple(_pass_image(spec.source[0], image) for image in found[spec.name])
+        if spec.recipe in recipes_of_passes:
+            passes[spec.name] = tuple(_pass_image(spec.source[0], image) for image in found[pass_array(spec)])
         elif spec.temporal is Temporal.NEAREST:
             composites[spec.name] = _image_list(spec.source[0], _nearest(found[spec.name], item.time_ms))
         elif _lists_images(spec):

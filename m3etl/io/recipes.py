@@ -18,6 +18,7 @@ import ee
 import numpy as np
 
 from m3etl.io.programs import orbit_image, program_image, terrain_image
+from m3etl.spec.catalog_further import angle_recipe
 from m3etl.spec.catalog_m3leo import terrain_recipes
 from m3etl.spec.jobs import field_name
 from m3etl.spec.modality import ArraySpec, Values
@@ -214,6 +215,16 @@ def sentinel1(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     return power.log10().multiply(10 / spec.scale)
 
 
+def sentinel1_angle(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """Incidence angle in 0.01 degrees of the slices of one pass, bilinear, masked where they have no backscatter."""
+    slices = []
+    for scene_id in scene_ids:
+        image = ee.Image(scene_id).resample("bilinear")
+        slices.append(_with_all_bands(image, spec.bands).updateMask(image.select([0]).mask()))
+    angle = slices[0] if len(slices) == 1 else ee.ImageCollection(slices).mosaic()
+    return angle.divide(spec.scale)
+
+
 def elevation(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     """Elevation, bilinear."""
     return ee.Image(scene_ids[0]).select(["b1"], list(spec.bands)).resample("bilinear")
@@ -259,6 +270,7 @@ recipes: Mapping[str, Recipe] = {
     "sentinel2": sentinel2,
     "sentinel2_cloud": sentinel2_cloud,
     "sentinel1": sentinel1,
+    angle_recipe: sentinel1_angle,
     "elevation": elevation,
     "slope": slope,
     "canopy_height": canopy_height,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from m3etl.errors import InputError
 from m3etl.spec.biomes import biome_names
+from m3etl.spec.catalog_further import further_arrays
 from m3etl.spec.catalog_insar import insar_arrays
 from m3etl.spec.catalog_m3leo import m3leo_arrays
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
@@ -415,6 +416,9 @@ arrays: Mapping[str, ArraySpec] = {
 modality_names: tuple[str, ...] = tuple(dict.fromkeys(spec.modality for spec in arrays.values()))
 _further: Mapping[str, ArraySpec] = {spec.name: spec for spec in m3leo_arrays()}
 _imported: Mapping[str, ArraySpec] = {spec.name: spec for spec in insar_arrays()}
+_beside: Mapping[str, ArraySpec] = {
+    spec.name: spec for spec in further_arrays(worldcover_classes, dynamic_world_classes)
+}
 _declared: dict[str, ArraySpec] = {}
 
 modality_sets: Mapping[str, tuple[str, ...]] = {
@@ -427,7 +431,7 @@ def known_arrays() -> Mapping[str, ArraySpec]:
     """Every array by name: MMEarth's, the further ones, those that come from files, and those that a user's files
     declared.
     """
-    return {**arrays, **_further, **_imported, **_declared}
+    return {**arrays, **_further, **_beside, **_imported, **_declared}
 
 
 def declare_arrays(specs: Iterable[ArraySpec]) -> None:

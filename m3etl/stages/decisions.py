@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from m3etl.io.planning import Anchored, Companions, ImageList
+from m3etl.io.planning import Anchored, Companions, ImageList, recipes_of_passes
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes
 from m3etl.spec.modality import ArraySpec, Temporal
@@ -20,7 +20,8 @@ from m3etl.spec.scenes import (
     year_window,
 )
 
-static_years = {"elevation": 2013, "slope": 2013, "canopy_height": 2020, "worldcover": 2020}
+static_years = {"aster_elevation": 2013, "aster_slope": 2013, "canopy_height": 2020, "worldcover": 2020,
+                "worldcover_2021": 2021}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Decision:
             return self._sentinel2(spec)
         if spec.recipe == "sentinel2_cloud":
             return self._cloud(spec)
-        if spec.recipe == "sentinel1":
+        if spec.recipe in recipes_of_passes:
             return self._sentinel1(spec)
         if spec.recipe == "era5":
             values = climate_features(self.found.months[self.point], *self.anchored.month)
@@ -146,8 +147,8 @@ class Decision:
         if not images.scene_ids:
             return ArrayScenes(status=ArrayStatus.NO_SCENE)
         time_ms = images.time_ms
-        if time_ms is None and spec.recipe in static_years:
-            time_ms = year_window(static_years[spec.recipe])[0]
+        if time_ms is None and spec.name in static_years:
+            time_ms = year_window(static_years[spec.name])[0]
         is_near = spec.temporal is Temporal.NEAREST and self.anchor is not None
         return ArrayScenes(
             status=ArrayStatus.OK,

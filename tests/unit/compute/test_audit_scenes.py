@@ -88,5 +88,7 @@ def test_values_of_another_chip_are_found_over_shards() -> None:
     assert repeated.find("sentinel1_asc", {"a": "ab" * 32, "b": "cd" * 32}) == []
     assert repeated.find("worldcover", {"a": "ab" * 32, "b": "ab" * 32}) == [], "sea is sea"
     assert repeated.find("sentinel1_desc", {"c": "ab" * 32}) == [], "another array"
+    for array in ("sentinel1_asc_angle", "sentinel1_asc_counts"):
+        assert repeated.find(array, {"a": "ab" * 32, "b": "ab" * 32}) == [], "angles and counts of chips are alike"
     (finding,) = repeated.find("sentinel1_asc", {"c": "ab" * 32})
     assert (finding.check, finding.example) == ("duplicated chip", "c")

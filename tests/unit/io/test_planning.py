@@ -209,6 +209,21 @@ def test_companions_of_an_anchor(session):
     assert found.classifications.scene_ids == (), "the anchor has no SCL"
 
 
+def test_the_angle_asks_for_no_passes_of_its_own(session):
+    both = select_arrays(["sentinel1", "sentinel1_angle"])
+    found = ask(session, (), [anchor()], both).companions[0]
+    for way in ("asc", "desc"):
+        assert found.passes[f"sentinel1_{way}"]
+        assert found.passes[f"sentinel1_{way}_angle"] == found.passes[f"sentinel1_{way}"]
+    texts = [
+        question_expression(session.api, [], [anchor()], specs, candidates=3, gap_days=30)
+        for specs in (both, select_arrays(["sentinel1"]))
+    ]
+    assert texts[0] == texts[1]
+    alone = ask(session, (), [anchor()], select_arrays(["sentinel1_angle"])).companions[0]
+    assert alone.passes["sentinel1_asc_angle"] == found.passes["sentinel1_asc"]
+
+
 def test_a_composite_is_made_of_all_images_of_its_year(session):
     found = ask_companions(session, index="", when=(2022, 6), modalities=("dynamic_world",))
     assert len(found.composites["dynamic_world"].scene_ids) == 420

@@ -40,6 +40,10 @@ def ramp_power(x, y):
     return (x - left + 7000) / 1e4
 
 
+def angle_of(x, y):
+    return 38 + (x - left) / 1000
+
+
 def striped(x, y):
     return np.where(np.floor((x - left) / 10) % 2 == 0, 1.0, 0.001)
 
@@ -54,6 +58,11 @@ scenes = [
     ),
     Scene(f"{scores}/masked", {"cs": ("float64", constant(0.257)), "cs_cdf": ("float64", constant(0.996))}),
     Scene("COPERNICUS/S1_GRD/ramp", {"VV": ("float64", decibel(ramp_power)), "angle": ("float32", constant(30))}),
+    Scene(
+        "COPERNICUS/S1_GRD/ice",
+        {"HH": ("float64", constant(-6)), "HV": ("float64", constant(-13)), "angle": ("float32", angle_of)},
+        bounds=half,
+    ),
     Scene(
         "COPERNICUS/S1_GRD/stripes", {"VV": ("float64", decibel(striped)), "VH": ("float64", constant(-95))}, shift_m=5
     ),
@@ -130,6 +139,25 @@ def test_radar_is_resampled_in_linear_power(session):
     # dB). assert np.abs(stripes[0] * 0.01 - 10 * np.log10(0.5005)).max() < 0.011
     assert (stripes[1] == -8000).all(), "below the valid range: clamped, not fill"
     assert (stripes[2:] == -32768).all(), "HH and HV were not acquired"
+
+
+def test_the_incidence_angle_is_that_of_the_same_scene_in_the_same_request(session):
+    scene = ["COPERNICUS/S1_GRD/ice"]
+    found = fetch(session, {"sentinel1_asc": scene, "sentinel1_asc_angle": scene}, check=True)  # one request, or raises
+    backscatter, angle = found["sentinel1_asc"], found["sentinel1_asc_angle"]
+    assert backscatter.shape == (4, 64, 64)
+    assert (backscatter[:2] == -32768).all(), "VV and VH were not acquired"
+    assert (backscatter[2][:, :31] == -600).all()
+    assert (backscatter[3][:, :31] == -1300).all()
+    expected = 100 * angle_of(left + east, 0)
+    np.testing.assert_allclose(angle[0][:, :31], expected[:, :31], atol=0.6)
+    np.testing.assert_array_equal(angle[0] == -32768, backscatter[2] == -32768)
+    assert (angle[0][:, 33:] == -32768).all(), "an angle where nothing was observed says nothing"
+
+
+def test_a_scene_without_an_angle_has_fill(session):
+    found = fetch(session, {"sentinel1_desc_angle": ["COPERNICUS/S1_GRD/west", "COPERNICUS/S1_GRD/east"]})
+    assert (found["sentinel1_desc_angle"] == -32768).all()
 
 
 def test_slices_of_a_pass_are_joined_and_gaps_stay_fill(session):
