@@ -40,6 +40,9 @@ def modalities_page() -> str:
     return (
         f"{notice}\n# Modalities\n\nA modality is what you ask for (`m3etl export --modality aster`); "
         "it has one or more arrays. Physical value = stored x scale + offset; fill means that nothing was observed.\n\n"
+        "An array with periods (seasons, months, dates) has all of its bands once for each: "
+        "`(chip, period, band, y, x)` in the store and in samples. "
+        "[Reading](reading.md) says how to choose them by name.\n\n"
         "Without a name, `export` takes MMEarth's twelve; the others come by name, or all of M3LEO's as "
         "`--modality m3leo`. [Arrays of your own](own-arrays.md) are declared in a TOML file.\n\n"
         "Chips of the embedded Earth Engine, one line a chip: MMEarth's rasters, then the further ones (hatched: not "
@@ -123,7 +126,8 @@ def main(arguments: Sequence[str]) -> int:
 def _array_section(spec: ArraySpec) -> str:
     limits = f"{spec.valid_min:g} to {spec.valid_max:g}".replace("inf", "no limit").replace("-no limit", "no limit")
     facts = [
-        ("bands" if spec.shape is Shape.RASTER else "features", ", ".join(f"`{band}`" for band in spec.bands)),
+        *([("periods", ", ".join(f"`{period}`" for period in spec.periods))] if spec.periods else []),
+        ("bands" if spec.shape is Shape.RASTER else "features", ", ".join(f"`{band}`" for band in spec.band_names)),
         ("valid range", f"{limits} {'' if spec.units == '1' else spec.units}".strip()),
         ("fill", "NaN" if spec.fill is None else str(spec.fill)),
         ("resampling", str(spec.resampling)),

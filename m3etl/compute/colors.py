@@ -23,11 +23,11 @@ telling_bands = (
     ("07_B4_median", "07_B3_median", "07_B2_median"),
     ("JJA_VV_mean", "JJA_VH_mean"),
     ("07_VV_mean", "07_VH_mean"),
-    ("summer_vv_COH12",),
-    ("summer_hh_COH12",),
-    ("summer_vv_rho",),
-    ("summer_hh_rho",),
-    ("summer_vv_AMP",),
+    ("JJA_vv_COH12",),
+    ("JJA_hh_COH12",),
+    ("JJA_vv_rho",),
+    ("JJA_hh_rho",),
+    ("JJA_vv_AMP",),
     ("JJA_VV_count",),
 )
 ramps = {"elevation": "gist_earth", "slope": "magma", "height": "YlGn", "std": "viridis", "cs_cdf": "gray"}

@@ -24,7 +24,8 @@ Reused = tuple[Tensor | None, Tensor | None] | None  # values and validity of an
 class Normalizer(nn.Module):
     """Normalises batches of stored values; `from_stats` makes one from stats.json and the declarations.
 
-    forward takes {array: stored (B, band, y, x) or (B, feature), ...} (or one sample without B) and gives for each
+    forward takes {array: stored (B, band, y, x), (B, period, band, y, x) or (B, feature), ...} (or one sample without
+    B; periods may come one after the other in the axis of bands as well) and gives for each
     array `{array}`: for continuous and cyclic values float of `dtype`, 0 where nothing was observed; for classes int64
     indexes into the code table, -1 where nothing was observed; and `{array}_valid`: bool of the same shape. Other keys
     are passed through. An array without any statistics is 0 and invalid throughout.
@@ -57,15 +58,18 @@ class Normalizer(nn.Module):
         normalized: dict[str, Any] = {}
         for name, value in batch.items():
             if name in self.parts:
-                old = None if out is None else (out.get(name), out.get(f"{name}_valid"))
-                normalized[name], normalized[f"{name}_valid"] = self.parts[name](value, dtype, old)
+                bands = self.parts[name].bands
+                old = None if out is None else (_flat(out.get(name), bands), _flat(out.get(f"{name}_valid"), bands))
+                values, valid = self.parts[name](_flat(value, bands), dtype, old)
+                normalized[name], normalized[f"{name}_valid"] = _shaped(values, value), _shaped(valid, value)
             else:
                 normalized[name] = value
         return normalized
 
     def inverse(self, array: str, values: Tensor) -> Tensor:
         """Physical values (float32) of normalised ones, codes (int64) of class indexes; clipped ones stay clipped."""
-        return self.parts[array].inverse(values)  # type: ignore[operator, no-any-return]
+        part = self.parts[array]
+        return _shaped(part.inverse(_flat(values, part.bands)), values)  # type: ignore[operator]
 
 
 class NumberNormalizer(nn.Module):
@@ -75,6 +79,7 @@ class NumberNormalizer(nn.Module):
         super().__init__()
         self.logarithmic = spec.transform is Transform.LOG_ZSCORE
         self.clipped = spec.transform is not Transform.NONE
+        self.bands = len(spec.bands)
         self.fill = spec.fill
         self.scale, self.offset = spec.scale, spec.offset
         rows = [_centre_and_spread(spec.transform, stats[band]) for band in spec.bands]
@@ -146,6 +151,7 @@ class ClassNormalizer(nn.Module):
         limits = np.iinfo(spec.dtype)
         if limits.bits > 16:
             raise InputError(f"{spec.name}: class codes must be of 8 or 16 bits, found {spec.dtype}")
+        self.bands = len(spec.bands)
         self.lowest = int(limits.min)
         codes = [item.code for item in spec.classes] or range(spec.class_limit)
         self.register_buffer("codes", torch.tensor(list(codes), dtype=torch.int64))
@@ -178,6 +184,17 @@ class ClassNormalizer(nn.Module):
 
 
 ArrayNormalizer = NumberNormalizer | ClassNormalizer
+
+
+def _flat(values: Tensor | None, bands: Any) -> Any:
+    """(..., period, band, y, x) with the bands of all periods, `bands` of them, in one axis; anything else as it is."""
+    if values is None or values.dim() < 4 or values.shape[-3] == bands:
+        return values
+    return values.flatten(-4, -3)
+
+
+def _shaped(values: Tensor, like: Tensor) -> Tensor:
+    return values if values.dim() == like.dim() else values.view(like.shape)
 
 
 def _is_for_kernels(stored: Tensor) -> bool:

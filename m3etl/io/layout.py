@@ -65,7 +65,7 @@ class StoreLayout:
         return -(-self.rows // self.shard_chips)
 
     def chip_shape(self, array: str) -> tuple[int, ...]:
-        """(band, y, x) or (feature,) of one chip."""
+        """(band, y, x) or (feature,) of one chip, the bands of all periods one after the other."""
         return self.specs[array].chip_shape(self.chip_m)
 
     def chunk_codec(self, array: str) -> ChunkCodec:
@@ -78,8 +78,8 @@ def documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
     arrays: dict[str, dict[str, Any]] = {}
     groups: dict[str, dict[str, Any]] = {}
     for name, spec in layout.specs.items():
-        label = axis_names(spec)[1]
-        members = {label: _text_array((len(spec.bands),), (len(spec.bands),), label), "data": _data_array(layout, spec)}
+        labels = {name: _text_array((len(names),), (len(names),), name) for name, names in labels_of(spec).items()}
+        members = {**labels, "data": _data_array(layout, spec)}
         arrays.update({f"{name}/{member}": document for member, document in members.items()})
         groups[name] = _group({"title": spec.title, "declaration": declaration_of(spec)})
     columns = {name: _column_array(layout, name) for name in chip_columns}
@@ -99,7 +99,7 @@ def documents(layout: StoreLayout) -> dict[str, dict[str, Any]]:
     with_members = {
         name: _group(
             group["attributes"],
-            {label: arrays[f"{name}/{label}"] for label in (axis_names(layout.specs[name])[1], "data")},
+            {member: arrays[f"{name}/{member}"] for member in (*labels_of(layout.specs[name]), "data")},
         )
         for name, group in groups.items()
     }
@@ -155,12 +155,19 @@ def _unreadable(where: str, error: Exception) -> DamagedError:
 
 def shard_path(root: Path, layout: StoreLayout, array: str, shard: int) -> Path:
     """The file of one shard of one array."""
-    return root / array / "data" / ".".join(["c", str(shard), *["0"] * len(layout.chip_shape(array))])
+    return root / array / "data" / ".".join(["c", str(shard), *["0"] * (len(axis_names(layout.specs[array])) - 1)])
 
 
 def axis_names(spec: ArraySpec) -> tuple[str, ...]:
     """Names of the dimensions of `data`."""
-    return ("chip", "feature") if spec.shape is Shape.VECTOR else ("chip", "band", "y", "x")
+    return ("chip", *labels_of(spec)) if spec.shape is Shape.VECTOR else ("chip", *labels_of(spec), "y", "x")
+
+
+def labels_of(spec: ArraySpec) -> dict[str, tuple[str, ...]]:
+    """The names along the dimensions of `data` that have names, stored as coordinates beside it."""
+    if spec.shape is Shape.VECTOR:
+        return {"feature": spec.bands}
+    return {"period": spec.periods, "band": spec.band_names} if spec.periods else {"band": spec.bands}
 
 
 def declaration_of(spec: ArraySpec) -> str:
@@ -186,8 +193,8 @@ def spec_of(text: str) -> ArraySpec:
     }.items():
         if name in values:
             values[name] = kind(values[name])
-    for name in ("bands", "source"):
-        values[name] = tuple(values[name])
+    for name in ("bands", "source", "periods"):
+        values[name] = tuple(values.get(name, ()))
     values["classes"] = tuple(ClassCode(**item) for item in values.get("classes", ()))
     if values.get("program"):
         values["program"] = Program.from_json(values["program"])
@@ -246,7 +253,7 @@ def _column_array(layout: StoreLayout, name: str) -> dict[str, Any]:
 
 
 def _data_array(layout: StoreLayout, spec: ArraySpec) -> dict[str, Any]:
-    chip_shape = spec.chip_shape(layout.chip_m)
+    chip_shape = spec.with_periods(spec.chip_shape(layout.chip_m))
     codecs = layout.chunk_codec(spec.name).metadata()
     if spec.shape is Shape.RASTER:
         codecs = [_sharding([1, *chip_shape], codecs)]

@@ -42,6 +42,7 @@ class ChipStore(ChipTable):
     """Reads chips of a store as it was when opened. Safe to use from many threads and after a fork; can be pickled.
 
     rows: length of the chip dimension, padding included (its `chip_ids` are ""). specs: declarations by array name.
+    Arrays with periods are read as (band, y, x), the bands of all periods one after the other, as `specs` names them.
     """
 
     def __init__(self, source: Source, layout: StoreLayout) -> None:

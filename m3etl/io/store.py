@@ -15,7 +15,7 @@ import numpy as np
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.columns import encode_text
 from m3etl.io.identity import dataset_id
-from m3etl.io.layout import StoreLayout, documents, no_store, parse_layout, read_layout
+from m3etl.io.layout import StoreLayout, documents, labels_of, no_store, parse_layout, read_layout
 from m3etl.io.reader import ChipStore, ShardAudit
 from m3etl.io.sealing import SealedChip, flush_threads, seal_shard
 from m3etl.io.shards import flush_directory, write_file
@@ -171,8 +171,9 @@ def _write_documents(path: Path, layout: StoreLayout, old: StoreLayout | None) -
 
 def _write_document(directory: Path, layout: StoreLayout, document: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    if directory.name in ("band", "feature"):
-        write_file(directory / "c.0", encode_text(layout.specs[directory.parent.name].bands))
+    if directory.name in ("period", "band", "feature"):
+        labels = labels_of(layout.specs[directory.parent.name])
+        write_file(directory / "c.0", encode_text(labels[directory.name]))
     write_file(directory / "zarr.json", json.dumps(document, indent=1).encode())
     flush_directory(directory)
 

@@ -37,7 +37,8 @@ class Queued:
 
 
 class BatchStream:
-    """Iterates over batches {array: (B, band, y, x) or (B, feature) of the stored dtype, "row": int64 (B,)}, as NumPy.
+    """Iterates over batches {array: (B, band, y, x), (B, period, band, y, x) or (B, feature) of the stored dtype,
+    "row": int64 (B,)}, as NumPy.
 
     place: a campaign directory, a URL or an open store. shuffle: "window" (chips of a few random shards mixed), "full"
     or "none"; order, crops and turns are functions of seed, epoch and row, whatever the number of threads. Each pass is
@@ -67,6 +68,7 @@ class BatchStream:
         require: Require = (),
         read_ahead: int = 2,
         pin_memory: bool = False,
+        flat_periods: bool = False,
     ) -> None:
         if threads < 1 or read_ahead < 0:
             raise InputError(f"the loader needs threads >= 1 and read_ahead >= 0, found {threads} and {read_ahead}")
@@ -85,6 +87,7 @@ class BatchStream:
         self.threads = threads
         self.read_ahead = read_ahead
         self._plan = ViewPlan(view, wanted, self.store.chip_m)
+        self.flat_periods = flat_periods
         self._scratch = threading.local()
         self._prefetch = max(2, -(-2 * threads * piece_rows // batch_size))
         largest = min(batch_size, self.order.rows.size)
@@ -106,7 +109,7 @@ class BatchStream:
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of one sample of each array, after the view."""
-        return self._plan.shapes
+        return {name: self._shape_of(name, shape) for name, shape in self._plan.shapes.items()}
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass; another epoch than the resumed one starts at its beginning."""
@@ -184,8 +187,14 @@ class BatchStream:
     def _batch(self, queued: Queued) -> dict[str, Any]:
         """What the consumer gets of a decoded batch; each part keeps its buffer from being used again."""
         count = queued.rows.size
-        batch = {name: buffer[:count] for name, buffer in queued.slot.buffers.items()}
+        batch = {
+            name: buffer[:count].reshape(self._shape_of(name, (count, *buffer.shape[1:])))
+            for name, buffer in queued.slot.buffers.items()
+        }
         return {**batch, "row": queued.rows.astype(np.int64)}
+
+    def _shape_of(self, name: str, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape) if self.flat_periods else self._plan.shown[name].with_periods(shape)
 
     def _fill(self, slot: Slot, rows: npt.NDArray[np.int64], placements: npt.NDArray[np.int64], start: int) -> None:
         end = min(start + piece_rows, rows.size)

@@ -24,8 +24,8 @@ value_kinds = ("normalized", "physical", "stored")
 
 
 class ChipDataset(Dataset[dict[str, Any]]):
-    """Samples {array: tensor (band, y, x) or (feature,), f"{array}_valid": bool of the same shape, "row": int,
-    "chip_id": str}; safe in DataLoader workers, forked or spawned.
+    """Samples {array: tensor (band, y, x), (period, band, y, x) or (feature,), f"{array}_valid": bool of the same
+    shape, "row": int, "chip_id": str}; safe in DataLoader workers, forked or spawned.
 
     values: "normalized" (float32, 0 where not observed; class indexes int64, -1), "physical" (float32 in the array's
     units, NaN; class codes int64, -1) or "stored" (the stored type and fill). split: None takes every sealed chip.
@@ -81,11 +81,11 @@ class ChipDataset(Dataset[dict[str, Any]]):
     def _read(self, name: str, row: int, placement: Sequence[int]) -> npt.NDArray[Any]:
         stored = np.empty(self.store.chip_shape(name), dtype=self.specs[name].dtype)
         self.store.read_chip_into(name, row, stored)
-        if name in self._plan.untouched:
-            return stored
-        shown = np.empty(self._plan.shapes[name], dtype=stored.dtype)
-        self._plan.apply(name, stored, placement, shown)
-        return shown
+        shown = stored
+        if name not in self._plan.untouched:
+            shown = np.empty(self._plan.shapes[name], dtype=stored.dtype)
+            self._plan.apply(name, stored, placement, shown)
+        return shown.reshape(self.specs[name].with_periods(shown.shape))
 
     def _as_asked(self, spec: ArraySpec, stored: npt.NDArray[Any], valid: Tensor) -> Tensor:
         if self.values == "stored":

@@ -57,6 +57,7 @@ def read_features(
         shuffle="none",
         threads=threads,
         require=(tuple(inputs),),
+        flat_periods=True,
     )
     bands = InputBands(list(select_specs(loader.store, inputs).values()))
     normalizer = normalizer.to(device)

@@ -12,7 +12,8 @@ from m3etl.learn.selection import Place
 
 
 class ChipLoader(BatchStream):
-    """Iterates over batches {array: tensor (B, band, y, x) or (B, feature) of the stored dtype, "row": int64 (B,)}.
+    """Iterates over batches {array: tensor (B, band, y, x), (B, period, band, y, x) or (B, feature) of the stored
+    dtype, "row": int64 (B,)}.
 
     Options, order, resuming and errors are those of `BatchStream`. pin_memory: page-locked buffers, by default where
     there is a CUDA device. Not for DataLoader: it has its own threads.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ pixel_m = 10.0
 class View:
     """crop_px: side of the crop in 10 m pixels, from the middle or, with random_crop, from anywhere; flips: one of the
     eight flips and quarter turns at random; upsample: coarse rasters come on the 10 m grid; bands: by array name, the
-    names of the bands or features to show, in this order (all of the arrays that are not named).
+    names of the bands or features to show, in this order (all of the arrays that are not named); periods: the same for
+    the seasons, months or dates of arrays that have them.
 
     Draws depend on (seed, epoch, row) only, never on threads, workers or the order of reading.
     """
@@ -31,6 +32,7 @@ class View:
     flips: bool = False
     upsample: bool = False
     bands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    periods: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.crop_px is not None and self.crop_px < 1:
@@ -40,8 +42,8 @@ class View:
 
 
 class ViewPlan:
-    """A view of the chips of one store. shown: the declarations with the bands that are shown; shapes: of one sample;
-    untouched: arrays whose decoded chips are shown as they are."""
+    """A view of the chips of one store. shown: the declarations with the bands and periods that are shown; shapes: of
+    one sample, the bands of all periods in one axis; untouched: arrays whose decoded chips are shown as they are."""
 
     def __init__(self, view: View | None, specs: Mapping[str, ArraySpec], chip_m: float) -> None:
         self.view = view or View()
@@ -49,8 +51,13 @@ class ViewPlan:
         self.chip_m = chip_m
         self.chip_px = round(chip_m / pixel_m)
         self._check_crop()
-        self._places = _band_places(self.view.bands, specs)
+        _check_names(self.view, specs)
         self.shown = {name: self._shown(spec) for name, spec in specs.items()}
+        self._places = {
+            name: [specs[name].bands.index(band) for band in spec.bands]
+            for name, spec in self.shown.items()
+            if spec.bands != specs[name].bands
+        }
         self.shapes = {name: self._shape(spec) for name, spec in self.shown.items()}
         self.untouched = {name for name, spec in specs.items() if self._is_untouched(spec)}
 
@@ -88,7 +95,8 @@ class ViewPlan:
         target[...] = turned(stored, turn)
 
     def _shown(self, spec: ArraySpec) -> ArraySpec:
-        return replace(spec, bands=tuple(self.view.bands.get(spec.name, spec.bands)))
+        bands, periods = self.view.bands.get(spec.name), self.view.periods.get(spec.name)
+        return spec if bands is None and periods is None else spec.selected(bands, periods)
 
     def _shape(self, spec: ArraySpec) -> tuple[int, ...]:
         shape = spec.chip_shape(self.chip_m)
@@ -125,18 +133,19 @@ def turned(picture: Array, turn: int) -> Array:
     return rotated[:, :, ::-1] if turn >= 4 else rotated
 
 
-def _band_places(bands: Mapping[str, Sequence[str]], specs: Mapping[str, ArraySpec]) -> dict[str, list[int]]:
-    """Position of each band asked for, by array; InputError gathers what does not exist or is asked for twice."""
+def _check_names(view: View, specs: Mapping[str, ArraySpec]) -> None:
+    """InputError gathers the bands and periods that do not exist or are asked for twice."""
     problems = []
-    for name, wanted in bands.items():
-        if name not in specs:
-            problems.append(f"there is no array {name}; there are {', '.join(specs)}")
-            continue
-        unknown = [band for band in wanted if band not in specs[name].bands]
-        if unknown:
-            problems.append(f"{name} has no band {', '.join(unknown)}; it has {', '.join(specs[name].bands)}")
-        if isinstance(wanted, str) or not wanted or len(set(wanted)) != len(wanted):
-            problems.append(f"bands of {name} must be a list of different names, found {wanted!r}")
+    for what, asked in (("band", view.bands), ("period", view.periods)):
+        for name, wanted in asked.items():
+            if name not in specs:
+                problems.append(f"there is no array {name}; there are {', '.join(specs)}")
+                continue
+            known = specs[name].band_names if what == "band" else specs[name].periods
+            unknown = [item for item in wanted if item not in known]
+            if unknown:
+                problems.append(f"{name} has no {what} {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+            if isinstance(wanted, str) or not wanted or len(set(wanted)) != len(wanted):
+                problems.append(f"{what}s of {name} must be a list of different names, found {wanted!r}")
     if problems:
-        raise InputError("the view shows bands that cannot be: " + "; ".join(problems))
-    return {name: [specs[name].bands.index(band) for band in wanted] for name, wanted in bands.items()}
+        raise InputError("the view shows what cannot be: " + "; ".join(problems))

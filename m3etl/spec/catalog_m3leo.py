@@ -4,12 +4,10 @@ models, biomass, built-up surface, vegetation. Each by name only: `--modality NA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from m3etl.spec.modality import ArraySpec, Resampling, Shape, Temporal, Transform, Values
-from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, Window, monthly, seasonal
+from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, Window, monthly, months, seasonal, seasons
 
-coherence_seasons = ("winter", "spring", "summer", "fall")
+coherence_seasons = {"DJF": "winter", "MAM": "spring", "JJA": "summer", "SON": "fall"}  # the northern ones everywhere
 coherence_days = (6, 12, 18, 24, 36, 48)
 reflectance_bands = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 most_orbits = 4
@@ -21,11 +19,11 @@ _cloudy_scl = (0, 1, 3, 8, 9, 10)  # no data, defective, shadow, cloud of two pr
 def m3leo_arrays() -> tuple[ArraySpec, ...]:
     """All rows, in the order in which they are stored."""
     return (
-        *(_backscatter(way, seasons=True) for way in ("asc", "desc")),
+        *(_backscatter(way, of_seasons=True) for way in ("asc", "desc")),
         *(_backscatter_counts(way) for way in ("asc", "desc")),
-        *(_backscatter(way, seasons=False) for way in ("asc", "desc")),
-        _reflectance(seasons=True),
-        _reflectance(seasons=False),
+        *(_backscatter(way, of_seasons=False) for way in ("asc", "desc")),
+        _reflectance(of_seasons=True),
+        _reflectance(of_seasons=False),
         *_coherence(),
         *_terrain("copernicus", "Copernicus GLO-30", "COPERNICUS/DEM/GLO30_2024_1", "copernicus-dem", tiled=True),
         *_terrain("srtm", "SRTM of 1 arc second", "USGS/SRTMGL1_003", "nasa-open", tiled=False),
@@ -34,10 +32,10 @@ def m3leo_arrays() -> tuple[ArraySpec, ...]:
     )
 
 
-def _backscatter(way: str, *, seasons: bool) -> ArraySpec:
-    reducers = ("mean", "median", "std") if seasons else ("mean",)
-    outputs = (seasonal if seasons else monthly)(("VV", "VH"), reducers)
-    period = "seasons" if seasons else "months"
+def _backscatter(way: str, *, of_seasons: bool) -> ArraySpec:
+    reducers = ("mean", "median", "std") if of_seasons else ("mean",)
+    outputs = (seasonal if of_seasons else monthly)(("VV", "VH"), reducers)
+    period = "seasons" if of_seasons else "months"
     return ArraySpec(
         name=f"sentinel1_{way}_{period}",
         modality=f"sentinel1_{period}",
@@ -46,6 +44,7 @@ def _backscatter(way: str, *, seasons: bool) -> ArraySpec:
         shape=Shape.RASTER,
         values=Values.CONTINUOUS,
         bands=tuple(output.name for output in outputs),
+        periods=tuple(seasons if of_seasons else months),
         dtype="int16",
         fill=-32768,
         scale=0.01,
@@ -56,11 +55,11 @@ def _backscatter(way: str, *, seasons: bool) -> ArraySpec:
         resampling=Resampling.BILINEAR_LINEAR_POWER,
         source=("COPERNICUS/S1_GRD",),
         recipe="program",
-        temporal=Temporal.SEASONS if seasons else Temporal.YEAR,
+        temporal=Temporal.SEASONS if of_seasons else Temporal.YEAR,
         license="copernicus-sentinel",
         program=Program(
             outputs=outputs,
-            window=Window.SEASONS if seasons else Window.YEAR,
+            window=Window.SEASONS if of_seasons else Window.YEAR,
             filters=_pass_filters(way),
             decibel=True,
         ),
@@ -76,6 +75,7 @@ def _backscatter_counts(way: str) -> ArraySpec:
         shape=Shape.RASTER,
         values=Values.CONTINUOUS,
         bands=tuple(output.name for output in outputs),
+        periods=tuple(seasons),
         dtype="uint8",
         fill=255,
         units="1",
@@ -103,9 +103,9 @@ def _pass_filters(way: str) -> tuple[Filter, ...]:
     )
 
 
-def _reflectance(*, seasons: bool) -> ArraySpec:
-    outputs = (seasonal if seasons else monthly)(reflectance_bands, ("median",))
-    period = "seasons" if seasons else "months"
+def _reflectance(*, of_seasons: bool) -> ArraySpec:
+    outputs = (seasonal if of_seasons else monthly)(reflectance_bands, ("median",))
+    period = "seasons" if of_seasons else "months"
     return ArraySpec(
         name=f"sentinel2_{period}",
         modality=f"sentinel2_{period}",
@@ -113,6 +113,7 @@ def _reflectance(*, seasons: bool) -> ArraySpec:
         shape=Shape.RASTER,
         values=Values.CONTINUOUS,
         bands=tuple(output.name for output in outputs),
+        periods=tuple(seasons if of_seasons else months),
         dtype="uint16",
         fill=65535,
         scale=1e-4,
@@ -123,11 +124,11 @@ def _reflectance(*, seasons: bool) -> ArraySpec:
         resampling=Resampling.BILINEAR,
         source=("COPERNICUS/S2_SR_HARMONIZED",),
         recipe="program",
-        temporal=Temporal.SEASONS if seasons else Temporal.YEAR,
+        temporal=Temporal.SEASONS if of_seasons else Temporal.YEAR,
         license="copernicus-sentinel",
         program=Program(
             outputs=outputs,
-            window=Window.SEASONS if seasons else Window.YEAR,
+            window=Window.SEASONS if of_seasons else Window.YEAR,
             filters=(Filter(property="CLOUDY_PIXEL_PERCENTAGE", comparison=Comparison.AT_MOST, value=80.0),),
             masks=(Mask(band="SCL", values=_cloudy_scl),),
             source_scale=1e-4,
@@ -146,7 +147,7 @@ def _coherence() -> tuple[ArraySpec, ...]:
                 f"coherence{suffix}",
                 f"Median {polarisation.upper()} coherence by season and days between images ({ground})",
                 "COHERENCE",
-                _seasonal_names(polarisation, days),
+                tuple(f"{polarisation}_{name}" for name in days),
                 dtype="uint8", fill=255, scale=0.01, limits=(0.0, 1.0), no_data=(0.0,),
             )
         )  # fmt: skip
@@ -155,7 +156,7 @@ def _coherence() -> tuple[ArraySpec, ...]:
                 f"coherence_decay{suffix}",
                 f"Decay of {polarisation.upper()} coherence: rho and rmse without unit, tau in days ({ground})",
                 "DECAY_MODEL_PARAMETERS",
-                _seasonal_names(polarisation, ("rho", "tau", "rmse")),
+                tuple(f"{polarisation}_{name}" for name in ("rho", "tau", "rmse")),
                 dtype="uint16", fill=65535, scale=0.001, limits=(0.0, 65.0), no_data=(0.0,),
             )
         )  # fmt: skip
@@ -164,7 +165,7 @@ def _coherence() -> tuple[ArraySpec, ...]:
             "coherence_backscatter",
             "Mean radiometrically terrain-corrected backscatter by season and polarisation",
             "BACKSCATTER",
-            tuple(name for one in ("vv", "vh", "hh", "hv") for name in _seasonal_names(one, ("AMP",))),
+            ("vv_AMP", "vh_AMP", "hh_AMP", "hv_AMP"),
             dtype="int16", fill=-32768, scale=0.01, limits=(-83.0, 40.0), no_data=(), units="dB",
         )
     )  # fmt: skip
@@ -193,10 +194,6 @@ def _coherence() -> tuple[ArraySpec, ...]:
     return tuple(rows)
 
 
-def _seasonal_names(polarisation: str, measures: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{season}_{polarisation}_{measure}" for season in coherence_seasons for measure in measures)
-
-
 def _gssic_array(
     name: str,
     title: str,
@@ -211,13 +208,19 @@ def _gssic_array(
     units: str = "1",
 ) -> ArraySpec:
     is_power = units == "dB"
+    outputs = tuple(
+        Output(name=f"{season}_{band}", band=f"{source}_{band}")
+        for season, source in coherence_seasons.items()
+        for band in bands
+    )
     return ArraySpec(
         name=name,
         modality="coherence",
         title=f"{title}, December 2019 to November 2020",
         shape=Shape.RASTER,
         values=Values.CONTINUOUS,
-        bands=bands,
+        bands=tuple(output.name for output in outputs),
+        periods=tuple(coherence_seasons),
         dtype=dtype,
         fill=fill,
         scale=scale,
@@ -231,7 +234,7 @@ def _gssic_array(
         temporal=Temporal.STATIC,
         license="CC-BY-4.0",
         program=Program(
-            outputs=tuple(Output(name=band, band=band) for band in bands),
+            outputs=outputs,
             no_data=no_data,
             decibel=is_power,
         ),

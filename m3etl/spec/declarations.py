@@ -14,7 +14,7 @@ from typing import Any
 
 from m3etl.errors import InputError
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
-from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, Window, monthly, seasonal
+from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, Window, monthly, months, seasonal, seasons
 
 _required = ("name", "asset", "bands", "dtype", "native_gsd_m")
 _texts = ("name", "modality", "title", "asset", "kind", "values", "dtype", "units", "resampling", "window", "transform",
@@ -31,6 +31,7 @@ _temporal = {
     Window.YEAR: Temporal.YEAR,
     Window.SEASONS: Temporal.SEASONS,
 }
+_periods = {"seasons": tuple(seasons), "months": tuple(months)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +239,7 @@ def _spec(values: Mapping[str, Any]) -> ArraySpec:
         target=values.get("target", True),
         label_family=values.get("label_family", ""),
         program=program,
+        periods=_periods.get(values.get("period", ""), ()),
     )
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -77,6 +78,9 @@ class ArraySpec:
     """One array of the store. physical = stored * scale + offset; `fill` is stored where nothing was observed.
 
     bands: names of bands (raster) or features (vector), in stored order; consumers select by name, never by position.
+    periods: names of the seasons, months or dates that each have all of the array's `band_names`; empty for most. With
+    them `bands` are PERIOD_BAND, period by period, which is how statistics name them; only the store's axes and what
+    readers hand out know the two apart.
     dtype: numpy name of the stored type. fill: an integer that is no valid value, or None for NaN (floats).
     valid_min, valid_max: physical range; what lies outside is clamped into it when exported.
     native_gsd_m: metres of a source pixel. source: Earth Engine asset ids. recipe: name of the function in `io.recipes`
@@ -115,6 +119,7 @@ class ArraySpec:
     label_family: str = ""
     notice: str = ""
     program: Program | None = None
+    periods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -128,6 +133,8 @@ class ArraySpec:
         dtype = np.dtype(self.dtype)
         if len(set(self.bands)) != len(self.bands) or not self.bands:
             found.append(f"bands must be unique and at least one, found {self.bands}")
+        if self.periods:
+            found += self._problems_of_periods()
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
             if self.fill is None:
@@ -159,6 +166,27 @@ class ArraySpec:
                 found.append(f"bands {self.bands} are not those of the program")
         return found
 
+    def _problems_of_periods(self) -> list[str]:
+        if self.shape is Shape.VECTOR:
+            return ["a vector has no periods"]
+        if len(set(self.periods)) != len(self.periods):
+            return [f"periods must be unique, found {self.periods}"]
+        if self.bands != names_by_period(self.periods, self.band_names):
+            return [f"bands must be PERIOD_BAND, all of each period in turn, for {self.periods}; found {self.bands}"]
+        return []
+
+    @property
+    def band_names(self) -> tuple[str, ...]:
+        """Names of the bands that each period has; `bands` for an array without periods."""
+        if not self.periods:
+            return self.bands
+        return tuple(name.removeprefix(f"{self.periods[0]}_") for name in self.bands[: self.bands_of_period])
+
+    @property
+    def bands_of_period(self) -> int:
+        """Number of `band_names`."""
+        return len(self.bands) // max(1, len(self.periods))
+
     @property
     def stored_min(self) -> float:
         """Smallest stored number that is a value; -inf without a lower limit."""
@@ -183,11 +211,31 @@ class ArraySpec:
         return max(1, round(chip_m / self.native_gsd_m))
 
     def chip_shape(self, chip_m: float) -> tuple[int, ...]:
-        """Shape of one chip of this array: (band, y, x) or (feature,)."""
+        """Shape of one chip of this array: (band, y, x) or (feature,); the bands of all periods one after the other."""
         if self.shape is Shape.VECTOR:
             return (len(self.bands),)
         side = self.pixels(chip_m)
         return (len(self.bands), side, side)
+
+    def with_periods(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """`shape`, which ends with (band, y, x), with the axis of the periods: (..., period, band, y, x).
+
+        The same memory in the same order; unchanged for an array without periods.
+        """
+        if not self.periods:
+            return tuple(shape)
+        return (*shape[:-3], len(self.periods), self.bands_of_period, *shape[-2:])
+
+    def selected(self, bands: Sequence[str] | None = None, periods: Sequence[str] | None = None) -> ArraySpec:
+        """The declaration with these of its `band_names` and periods only, in this order (None: all of them)."""
+        names = self.band_names if bands is None else tuple(bands)
+        kept = self.periods if periods is None else tuple(periods)
+        flat = names_by_period(kept, names) if self.periods else names
+        program = self.program
+        if program is not None:
+            made = {output.name: output for output in program.outputs}
+            program = replace(program, outputs=tuple(made[name] for name in flat))
+        return replace(self, bands=flat, periods=kept, program=program)
 
     def fill_value(self) -> Any:
         """The fill as a scalar of the stored dtype."""
@@ -195,9 +243,14 @@ class ArraySpec:
 
     def digest(self) -> str:
         """sha256 over the declaration: a changed declaration is another array."""
-        declared = {name: value for name, value in asdict(self).items() if name != "program" or value is not None}
+        declared = {name: value for name, value in asdict(self).items() if value or name not in ("program", "periods")}
         text = json.dumps(declared, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def names_by_period(periods: Sequence[str], bands: Sequence[str]) -> tuple[str, ...]:
+    """PERIOD_BAND of every band of every period, period by period."""
+    return tuple(f"{period}_{band}" for period in periods for band in bands)
 
 
 def _beyond(limit: float, of_dtype: float, sign: int) -> bool:

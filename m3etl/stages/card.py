@@ -196,7 +196,12 @@ def _array_row(facts: CardFacts, spec: ArraySpec) -> tuple[str, ...]:
     side = f"{spec.pixels(facts.chip_m)} x {spec.pixels(facts.chip_m)}" if spec.shape is Shape.RASTER else "vector"
     stored = spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}"
     terms = ", ".join(item.id for item in facts.license.arrays.get(spec.name, ())) or "nothing observed"
-    return (spec.name, " ".join(spec.bands), side, stored, spec.units, ", ".join(spec.source) or "computed", terms)
+    return (spec.name, _bands_of(spec), side, stored, spec.units, ", ".join(spec.source) or "computed", terms)
+
+
+def _bands_of(spec: ArraySpec) -> str:
+    of_each = f" (each of {' '.join(spec.periods)})" if spec.periods else ""
+    return " ".join(spec.band_names) + of_each
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

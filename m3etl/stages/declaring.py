@@ -100,7 +100,7 @@ def run_declaration_check(session: Session, specs: Sequence[ArraySpec], *, pilot
                 "array": spec.name,
                 "images": len(planned.scene_ids),
                 "first": planned.time or "",
-                "size": f"{len(spec.bands)} x {spec.pixels(chip.grid.chip_m)} x {spec.pixels(chip.grid.chip_m)}",
+                "size": " x ".join(map(str, spec.with_periods(spec.chip_shape(chip.grid.chip_m)))),
                 "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
                 "status": "ok" if stored is not None and valid_of(spec, stored).any() else "nothing here",
             }

@@ -239,6 +239,7 @@ def _training_batches(
         world_size=ranks,
         drop_last=True,
         require=_required(selection.specs),
+        flat_periods=True,
     )
     if checkpoint is not None:
         loader.load_state_dict(checkpoint.state["loader"])
@@ -275,6 +276,7 @@ def fixed_batches(
         rank=rank,
         world_size=ranks,
         require=_required(selection.specs),
+        flat_periods=True,
     )
     given = 0
     for batch in loader:

@@ -72,6 +72,8 @@ def test_seasonal_statistics_in_linear_power() -> None:
     (spec,) = parse_declarations(backscatter, file="mine.toml")
     assert spec.bands[:3] == ("DJF_VV_mean", "DJF_VV_p90", "DJF_VH_mean")
     assert len(spec.bands) == 16
+    assert spec.periods == ("DJF", "MAM", "JJA", "SON")
+    assert spec.band_names == ("VV_mean", "VV_p90", "VH_mean", "VH_p90")
     assert spec.resampling is Resampling.BILINEAR_LINEAR_POWER
     assert spec.temporal is Temporal.SEASONS
     program = spec.program

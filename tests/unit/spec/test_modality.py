@@ -131,6 +131,9 @@ def test_every_field_changes_the_digest(field):
     program = Program(outputs=(Output(name="Map", band="Map"),))
     if field == "program":
         changes = {"recipe": "program", "program": program}
+    if field == "periods":
+        spec = dataclasses.replace(spec, bands=("2020_Map", "2021_Map"))
+        changes = {"periods": ("2020", "2021")}
     other = dataclasses.replace(spec, **changes)
     assert other.digest() != spec.digest()
     if field == "program":
