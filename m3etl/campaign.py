@@ -217,6 +217,10 @@ class Campaign:
         return self.root / "provenance"
 
     @property
+    def presence_path(self) -> Path:
+        return self.root / "presence.parquet"
+
+    @property
     def stats_path(self) -> Path:
         return self.root / "stats.json"
 

@@ -8,11 +8,16 @@ from m3etl.cli.options import Settings
 
 
 @click.command("describe")
+@click.option(
+    "--presence",
+    is_flag=True,
+    help="Also which chips have which array: counts by status, region and split, and presence.parquet, chip by chip.",
+)
 @click.pass_obj
-def command(settings: Settings) -> None:
+def command(settings: Settings, presence: bool) -> None:
     """Say what is in the campaign: chips, arrays, bands, units."""
     from m3etl.cli.connection import existing_campaign
     from m3etl.cli.output import write_summaries
     from m3etl.stages.describe import run_describe
 
-    write_summaries(settings, [run_describe(existing_campaign(settings))])
+    write_summaries(settings, [run_describe(existing_campaign(settings), presence=presence)])

@@ -13,14 +13,18 @@ from m3etl.io.provenance import read_provenance
 from m3etl.io.store import ChipStore, open_store
 from m3etl.spec.biomes import biome_names
 from m3etl.spec.modality import Shape
+from m3etl.stages.presence import find_presence, write_presence
 from m3etl.stages.summary import Summary
 
 most_bands_listed = 13
 longest_band_list = 64  # characters; a wider column breaks the table on a terminal
 
 
-def run_describe(campaign: Campaign) -> Summary:
-    """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan."""
+def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
+    """The contents as tables: `arrays`, `splits`, `biomes`; a campaign without a store describes its plan.
+
+    presence: also count which chips have which array, and write `presence.parquet`.
+    """
     started = time.monotonic()
     plan = read_plan(campaign.plan_path, columns=["split", "biome", "reserve", "row"])
     spare = plan["reserve"] & (plan["row"] < 0)
@@ -41,6 +45,10 @@ def run_describe(campaign: Campaign) -> Summary:
         facts["chips stored"] = sealed
         facts["bytes on disk"] = sum(file.stat().st_size for file in campaign.store_path.rglob("*") if file.is_file())
         facts["arrays"] = _describe_arrays(campaign, store)
+    if presence:
+        found = find_presence(campaign)
+        write_presence(campaign.presence_path, found)
+        facts |= found.facts() | {"table of presence": campaign.presence_path.name}
     return Summary(stage="describe", done=sealed, seconds=time.monotonic() - started, facts=facts)
 
 
