@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from m3etl.campaign import Campaign, CampaignConfig, EarthEngineConfig, open_cam
 from m3etl.cli.options import Settings
 from m3etl.errors import InputError
 from m3etl.stages.summary import Progress, Summary
+
+most_named = 3  # campaigns below a directory that holds none
 
 
 def source_of(ee_url: str | None, ee_project: str | None, archive: str | None) -> EarthEngineConfig:
@@ -33,19 +36,25 @@ def source_from_environment() -> EarthEngineConfig:
 
 
 def prepare(
-    settings: Settings, *, last: str, source: EarthEngineConfig, progress: Progress, region: str | None = None
+    settings: Settings,
+    *,
+    last: str,
+    source: EarthEngineConfig,
+    progress: Progress,
+    region: str | None = None,
+    may_start: bool = False,
 ) -> tuple[Campaign, list[Summary]]:
     """The campaign with every stage up to and including `last` done; returns the summaries of those that ran now.
 
-    InputError where the directory does not exist: a mistyped one must not cost an export.
+    InputError where the directory does not exist, and without `may_start` where it holds no campaign: a mistyped one
+    must not cost an export. Only the stages of the chain that make the data set may start one, from its first stage.
     """
     from m3etl.stages.chain import open_or_plan, run_missing
 
-    if not settings.directory.is_dir():
-        raise InputError(
-            f"there is no directory {settings.directory}",
-            hint="`m3etl -C DIR sample` starts a campaign in a new one; other commands need one that is there.",
-        )
+    if may_start:
+        _need_directory(settings)
+    else:
+        existing_campaign(settings)
     default = CampaignConfig()
     if region:
         default = replace(default, sample=replace(default.sample, region=region))
@@ -78,8 +87,23 @@ def with_declared(campaign: Campaign, files: Sequence[Path], modalities: Sequenc
 
 
 def existing_campaign(settings: Settings) -> Campaign:
-    """The campaign of the command; InputError where there is none."""
+    """The campaign of the command; InputError where there is none, naming those in the directories below."""
+    _need_directory(settings)
+    below = sorted(path.parent for path in settings.directory.glob("*/campaign.toml"))[:most_named]
+    if below and not (settings.directory / "campaign.toml").is_file():
+        raise InputError(
+            f"no campaign in {settings.directory}: there is no campaign.toml",
+            hint="There is one below: " + ", or ".join(f"`m3etl -C {shlex.quote(str(path))} ...`" for path in below),
+        )
     return open_campaign(settings.directory)
+
+
+def _need_directory(settings: Settings) -> None:
+    if not settings.directory.is_dir():
+        raise InputError(
+            f"there is no directory {settings.directory}",
+            hint="`m3etl -C DIR sample` starts a campaign in a new one; other commands need one that is there.",
+        )
 
 
 def existing_config(directory: Path) -> CampaignConfig:

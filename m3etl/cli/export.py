@@ -103,7 +103,9 @@ def command(
         read_region(region)
     progress = make_progress()
     source = source_of(ee_url, ee_project, archive)
-    campaign, summaries = prepare(settings, last="sample", source=source, progress=progress, region=region)
+    campaign, summaries = prepare(
+        settings, last="sample", source=source, progress=progress, region=region, may_start=True
+    )
     modalities = with_declared(campaign, declarations, modalities)
     summary = export_pixels(
         campaign,

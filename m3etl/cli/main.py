@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import click
 from m3etl import __version__
 from m3etl.cli.failures import interrupted_exit_code, report_failure
 from m3etl.cli.options import Settings
+from m3etl.spec.spelling import did_you_mean
 
 # Command name -> module of m3etl.cli that holds it as `command`, in the order of the work.
 commands = {
@@ -59,6 +61,15 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is asked for; UsageError names the one that was meant."""
+        name = args[0]
+        if name not in commands and not name.startswith("-"):
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, commands)}.")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
@@ -77,7 +88,8 @@ def cli(context: click.Context, campaign: Path, as_json: bool, verbose: bool) ->
     """Aligned multi-modal Earth-observation data sets from Earth Engine, and models pretrained on them.
 
     Results go to standard output, progress and errors to standard error. A command first runs the earlier stages that
-    are missing, and says so. Without an account, try `m3etl demo`, or any command with `--ee-url embedded`.
+    a campaign lacks, and says so; only sample, export, tile, normalize and pretrain start a new campaign. Without an
+    account, try `m3etl demo`, or set M3ETL_EE_URL=embedded.
     """
     context.obj = Settings(directory=campaign, as_json=as_json, verbose=verbose)
     _quiet_libraries(verbose)
@@ -91,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as exit_request:
         return exit_request.exit_code
     except click.ClickException as error:
-        error.show(sys.stderr)
+        _with_suggestion(error).show(sys.stderr)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
@@ -111,6 +123,17 @@ def main() -> None:
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
+
+
+def _with_suggestion(error: click.ClickException) -> click.ClickException:
+    """The error with the value that was meant, where an option takes one of a list."""
+    if not isinstance(error, click.BadParameter) or error.param is None:
+        return error
+    wrong = re.match(r"'(.*)' is not ", error.message)
+    if wrong is None or not isinstance(error.param.type, click.Choice):
+        return error
+    meant = did_you_mean(wrong[1], map(str, error.param.type.choices))
+    return click.BadParameter(error.message + meant, ctx=error.ctx, param=error.param, param_hint=error.param_hint)
 
 
 def _is_verbose(arguments: Sequence[str]) -> bool:

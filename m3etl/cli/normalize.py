@@ -26,6 +26,8 @@ def command(settings: Settings, device: str, materialize: bool, scheduler: str) 
     from m3etl.stages.normalize import run_normalize
 
     progress = make_progress()
-    campaign, summaries = prepare(settings, last="tile", source=source_from_environment(), progress=progress)
+    campaign, summaries = prepare(
+        settings, last="tile", source=source_from_environment(), progress=progress, may_start=True
+    )
     summary = run_normalize(campaign, device=device, materialize=materialize, scheduler=scheduler, progress=progress)
     write_summaries(settings, [*summaries, summary])

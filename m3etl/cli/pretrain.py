@@ -23,5 +23,7 @@ def command(settings: Settings, overrides: tuple[str, ...]) -> None:
 
     compose_config(overrides)  # a wrong override is told before anything else runs
     progress = make_progress()
-    campaign, summaries = prepare(settings, last="normalize", source=source_from_environment(), progress=progress)
+    campaign, summaries = prepare(
+        settings, last="normalize", source=source_from_environment(), progress=progress, may_start=True
+    )
     write_summaries(settings, [*summaries, run_pretrain(campaign, overrides=overrides, progress=progress)])

@@ -59,7 +59,9 @@ def command(
     from m3etl.stages.tile import run_tile
 
     progress = make_progress()
-    campaign, summaries = prepare(settings, last="export", source=source_from_environment(), progress=progress)
+    campaign, summaries = prepare(
+        settings, last="export", source=source_from_environment(), progress=progress, may_start=True
+    )
     summaries = [*summaries, run_tile(campaign, scheduler=scheduler, progress=progress)]
     if gunw is not None:
         from m3etl.stages.interferometry import run_interferometry

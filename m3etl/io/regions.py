@@ -11,6 +11,7 @@ import numpy as np
 import m3etl
 from m3etl.errors import InputError
 from m3etl.spec.region import Region, globe, region_from_document, region_from_geometry
+from m3etl.spec.spelling import did_you_mean
 
 _vector_suffixes = frozenset({".geojson", ".json", ".gpkg", ".shp", ".parquet", ".geoparquet", ".fgb"})
 
@@ -35,8 +36,9 @@ def read_region(name: str) -> Region:
     if path.suffix.lower() in _vector_suffixes and path.exists():
         return _read_vector_region(path)
     looks_like_a_path = path.suffix != "" or len(path.parts) > 1
+    reason = ": no such file, or no TOML or vector file" if looks_like_a_path else did_you_mean(name, region_names())
     raise InputError(
-        f"there is no region {name!r}" + (": no such file, or no TOML or vector file" if looks_like_a_path else ""),
+        f"there is no region {name!r}{reason}",
         hint=f"Known regions: {', '.join(region_names())}. A path of a TOML or GeoJSON file names your own.",
     )
 

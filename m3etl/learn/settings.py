@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
@@ -17,6 +16,7 @@ import yaml
 from m3etl.errors import InputError
 from m3etl.learn.encoder import encoder_sizes
 from m3etl.learn.mpmae import ModelConfig
+from m3etl.spec.spelling import did_you_mean
 
 conf_path = Path(__file__).with_name("conf")
 presets = ("quick", "paper")
@@ -195,10 +195,9 @@ def _check_overrides(overrides: Sequence[str]) -> None:
         if not equals:
             problems.append(f"{text!r} is not KEY=VALUE")
         elif key == "preset" and value not in presets:
-            problems.append(f"unknown preset {value!r} (known: {', '.join(presets)})")
+            problems.append(f"unknown preset {value!r}{did_you_mean(value, presets)} (known: {', '.join(presets)})")
         elif key != "preset" and key not in known and not key.startswith("loss.weights."):
-            near = difflib.get_close_matches(key, known, n=1)
-            problems.append(f"unknown option {key}" + (f" (did you mean {near[0]}?)" if near else ""))
+            problems.append(f"unknown option {key}{did_you_mean(key, known)}")
     if problems:
         raise InputError("; ".join(problems), hint=_options_hint())
 
@@ -210,7 +209,8 @@ def _options_hint() -> str:
 def _out_of_range(config: PretrainConfig) -> list[str]:
     optim, trainer, data = config.optim, config.trainer, config.data
     checks = {
-        f"model.size = {config.model.size} (known: {', '.join(encoder_sizes)})": config.model.size in encoder_sizes,
+        f"model.size = {config.model.size}{did_you_mean(config.model.size, encoder_sizes)} "
+        f"(known: {', '.join(encoder_sizes)})": config.model.size in encoder_sizes,
         f"model.patch_px = {config.model.patch_px} must be 8, 16 or 32": config.model.patch_px in (8, 16, 32),
         "model.decoder_width and model.decoder_depth must be at least 1": min(
             config.model.decoder_width, config.model.decoder_depth

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from m3etl.errors import InputError
+from m3etl.spec.spelling import did_you_mean
 
 # Order of MMEarth's labels 0-13 (vishalned/MMEarth-data, biome_labels.json); RESOLVE's own BIOME_NUM differs.
 biome_names: tuple[str, ...] = (
@@ -65,7 +66,7 @@ def select_biomes(selection: Sequence[int | str]) -> tuple[int, ...]:
                 f"{item!r} could be any of " + ", ".join(f"{index} {biome_names[index]}" for index in matches)
             )
         else:
-            problems.append(f"{item!r} is no biome")
+            problems.append(f"{item!r} is no biome{did_you_mean(str(item), biome_names)}")
     if not selection:
         problems.append("no biome is named")
     if problems:

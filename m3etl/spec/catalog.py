@@ -14,6 +14,7 @@ from m3etl.spec.catalog_further import further_arrays
 from m3etl.spec.catalog_insar import insar_arrays
 from m3etl.spec.catalog_m3leo import m3leo_arrays
 from m3etl.spec.modality import ArraySpec, ClassCode, Resampling, Shape, Temporal, Transform, Values
+from m3etl.spec.spelling import did_you_mean
 
 sentinel2_l2a_bands = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B11", "B12")
 sentinel2_l1c_bands = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
@@ -415,10 +416,10 @@ arrays: Mapping[str, ArraySpec] = {
 
 modality_names: tuple[str, ...] = tuple(dict.fromkeys(spec.modality for spec in arrays.values()))
 _further: Mapping[str, ArraySpec] = {spec.name: spec for spec in m3leo_arrays()}
-_imported: Mapping[str, ArraySpec] = {spec.name: spec for spec in insar_arrays()}
 _beside: Mapping[str, ArraySpec] = {
     spec.name: spec for spec in further_arrays(worldcover_classes, dynamic_world_classes)
 }
+_imported: Mapping[str, ArraySpec] = {spec.name: spec for spec in insar_arrays()}
 _declared: dict[str, ArraySpec] = {}
 
 modality_sets: Mapping[str, tuple[str, ...]] = {
@@ -461,7 +462,7 @@ def select_arrays(
     unknown = [name for name in modalities if name not in known]
     if unknown:
         raise InputError(
-            f"unknown modality: {', '.join(unknown)}",
+            f"unknown modality: {', '.join(unknown)}{did_you_mean(unknown, (*known, *modality_sets))}",
             hint=f"Known modalities: {', '.join(known)}. `m3etl modalities` describes them.",
         )
     return tuple(spec for spec in catalogue.values() if not modalities or spec.modality in modalities)
@@ -471,7 +472,9 @@ def find_array(name: str, catalogue: Mapping[str, ArraySpec] | None = None) -> A
     """The declaration of one array by its name; InputError lists the known ones."""
     catalogue = known_arrays() if catalogue is None else catalogue
     if name not in catalogue:
-        raise InputError(f"unknown array: {name}", hint=f"Known arrays: {', '.join(catalogue)}.")
+        raise InputError(
+            f"unknown array: {name}{did_you_mean(name, catalogue)}", hint=f"Known arrays: {', '.join(catalogue)}."
+        )
     return catalogue[name]
 
 

@@ -86,6 +86,7 @@ def start_campaign(
     if existing is not None and existing.plan_path.exists():
         _refuse_other_plan(existing, wanted)
         return existing, Summary(stage="sample", facts={"plan": "exists already, drawn from the same request"})
+    is_new = not root.exists()
     if existing is None:
         campaign = create_campaign(root, wanted)
     else:
@@ -96,6 +97,9 @@ def start_campaign(
     except M3etlError:
         if existing is None:
             campaign.config_path.unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):  # only while it is empty
+                    root.rmdir()
         else:
             save_config(existing)
         raise
@@ -133,24 +137,26 @@ def grow_campaign(
 def draw_plan(
     campaign: Campaign, *, ecoregions: Path | None = None, progress: Progress, addition: SampleConfig | None = None
 ) -> Summary:
-    """Run `sample` with the ecoregions of a file, else with those of the campaign's Earth Engine."""
-    from m3etl.stages.request import check_sampling
-    from m3etl.stages.sample import run_sample
+    """Run `sample` with the ecoregions of a file, else with those of the campaign's Earth Engine.
 
-    check_sampling(campaign, addition)
+    The options and the user's own files are checked before any ecoregion is read.
+    """
+    from m3etl.stages.sample import read_request, run_sample
+
+    request = read_request(campaign, addition)
     if ecoregions is not None:
         from m3etl.io.ecoregions import read_ecoregions as read_file
 
         table = read_file(ecoregions)
         with locked(campaign):
-            return run_sample(campaign, ecoregions=table, progress=progress, addition=addition)
+            return run_sample(campaign, ecoregions=table, progress=progress, addition=addition, request=request)
     from m3etl.io.earthengine import read_ecoregions
 
     with open_source(campaign) as session:
         progress.say("reading the ecoregions (RESOLVE/ECOREGIONS/2017) from Earth Engine")
         table = read_ecoregions(session)
     with locked(campaign):
-        return run_sample(campaign, ecoregions=table, progress=progress, addition=addition)
+        return run_sample(campaign, ecoregions=table, progress=progress, addition=addition, request=request)
 
 
 @contextlib.contextmanager

@@ -45,22 +45,46 @@ Result = TypeVar("Result")
 most_threads = 8
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is asked for, checked and read from the user's files. config: the campaign's own or that of an addition."""
+
+    config: SampleConfig
+    region: Region
+    exclusion: Exclusion | None
+    points: PointTable | None
+
+
+def read_request(campaign: Campaign, addition: SampleConfig | None = None) -> Request:
+    """The request, with the files that it names. Raises InputError with every problem of the options, of the points
+    or of the excluded places, NothingSelectedError where these cover the region.
+    """
+    config = addition or campaign.config.sample
+    region = check_sampling(campaign, addition)
+    points = _read_points(config, campaign.config.split) if config.strategy == "points" else None
+    exclusion = read_exclusion(config.exclude, config.exclude_buffer_km)
+    _refuse_covered(region, exclusion, config)
+    return Request(config=config, region=region, exclusion=exclusion, points=points)
+
+
 def run_sample(
-    campaign: Campaign, ecoregions: geopandas.GeoDataFrame, progress: Progress, *, addition: SampleConfig | None = None
+    campaign: Campaign,
+    ecoregions: geopandas.GeoDataFrame,
+    progress: Progress,
+    *,
+    addition: SampleConfig | None = None,
+    request: Request | None = None,
 ) -> Summary:
     """Draw the plan that the configuration asks for and write chips.parquet, in row groups.
 
     `ecoregions` is a table of RESOLVE's columns from a file or from Earth Engine. The same configuration gives the
     same bytes. Of a plan that is there already, chips with a fixed generation stay as they are and others are drawn
-    anew. With an `addition`, every chip stays, and the chips of that request are appended. Raises InputError for a
-    wrong configuration (with every problem of it), NothingSelectedError where no chip comes out.
+    anew. With an `addition`, every chip stays, and the chips of that request are appended. `request`: what
+    `read_request` gave, where that was read before. Raises its errors; NothingSelectedError where no chip comes out.
     """
     started = time.monotonic()
-    config = addition or campaign.config.sample
-    region = check_sampling(campaign, addition)
-    exclusion = read_exclusion(config.exclude, config.exclude_buffer_km)
-    _refuse_covered(region, exclusion, config)
-    points = _read_points(config, campaign.config.split) if config.strategy == "points" else None
+    request = request or read_request(campaign, addition)
+    config, region, exclusion, points = request.config, request.region, request.exclusion, request.points
     table = normalise_ecoregions(ecoregions, "the table of ecoregions")
     threads = min(most_threads, os.cpu_count() or 1)
     known = _build(table, region, threads)

@@ -66,11 +66,46 @@ def test_normalize_says_what_it_did(directory, capsys):
     assert json.loads(capsys.readouterr().out)["stage"] == "normalize"
 
 
-@pytest.mark.parametrize("command", ["describe", "status"])
-def test_reading_commands_need_a_campaign_and_draw_none(tmp_path, capsys, command):
-    assert run(["-C", str(tmp_path), command]) == 2
-    assert "m3etl sample" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["describe"],
+        ["status"],
+        ["preview"],
+        ["validate"],
+        ["evaluate"],
+        ["embed"],
+        ["upload-hf", "--repo", "a/b", "--dry-run"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_reading_commands_need_a_campaign_and_draw_none(tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.setenv("M3ETL_EE_URL", "embedded")
+    assert run(["-C", str(tmp_path), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: no campaign in {tmp_path}")
+    assert "m3etl sample" in captured.err
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "campaign.toml").write_text("")
+    assert run(["-C", str(tmp_path), *arguments]) == 2
+    assert f"m3etl -C {tmp_path / 'mine'}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("command", ["export", "tile", "normalize", "pretrain"])
+def test_stages_that_make_data_start_a_campaign_and_say_so(tmp_path, capsys, monkeypatch, command):
+    from m3etl.stages import chain
+
+    def start(root, config, *, ecoregions, progress):
+        raise InputError("enough")
+
+    monkeypatch.setattr(chain, "start_campaign", start)
+    assert run(["-C", str(tmp_path), command]) == 2
+    message = capsys.readouterr().err
+    assert "running `m3etl sample` first" in message
+    assert "enough" in message
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import pytest
 from m3etl.cli.main import run
 
 
-@pytest.mark.parametrize("command", ["export", "tile", "normalize", "preview", "validate", "pretrain"])
+@pytest.mark.parametrize(
+    "command",
+    ["export", "tile", "normalize", "preview", "validate", "pretrain", "evaluate", "embed", "status", "describe"],
+)
 def test_a_directory_that_is_not_there_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

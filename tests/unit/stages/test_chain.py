@@ -142,3 +142,25 @@ def test_what_is_given_now_goes_before_what_was_recorded(tmp_path):
     recorded = CampaignConfig(earthengine=EarthEngineConfig(url="http://a", project="p"))
     campaign = with_source(create_campaign(tmp_path, recorded), EarthEngineConfig(url="embedded"))
     assert campaign.config.earthengine == EarthEngineConfig(url="embedded", project="p")
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ({"strategy": "points", "points": "absent.csv"}, "absent.csv"),
+        ({"strategy": "points", "points": "bad.csv"}, "-180..180"),
+        ({"exclude": ("absent.geojson",)}, "absent.geojson"),
+        ({"region": "atlantis"}, "atlantis"),
+    ],
+)
+def test_the_request_is_checked_before_ecoregions_are_read_and_nothing_stays(tmp_path, monkeypatch, sample, said):
+    def refuse(campaign, **options):
+        raise AssertionError("Earth Engine was asked")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(chain, "open_source", refuse)
+    (tmp_path / "bad.csv").write_text("lon,lat\n10,50\n999,50\n")
+    wanted = CampaignConfig(sample=SampleConfig(**sample))
+    with pytest.raises(InputError, match=said):
+        start_campaign(tmp_path / "c", wanted, ecoregions=None, progress=SilentProgress())
+    assert not (tmp_path / "c").exists()
