@@ -16,6 +16,8 @@ from m3etl.cli.options import Settings
 from m3etl.stages.summary import Summary
 
 counters = ("done", "skipped", "rejected", "failed")
+longest_list = 80  # characters; the items of a longer list of texts get a line each
+longest_mapping = 4  # figures; more of them become a table
 
 
 def write_summaries(settings: Settings, summaries: Sequence[Summary]) -> None:
@@ -113,20 +115,51 @@ def _write_summary(summary: Summary) -> None:
     click.echo(f"{summary.stage}: {', '.join(counts)} in {duration_text(summary.seconds)}")
     pairs: dict[str, Any] = {}
     tables: dict[str, Sequence[Mapping[str, Any]]] = {}
+    figures: dict[str, Mapping[str, Any]] = {}
+    lists: dict[str, Sequence[str]] = {}
     for name, value in summary.facts.items():
         label = name.replace("_", " ")
-        if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        if _is_long_list(value):
+            lists[label] = value
+        elif _is_long_mapping(value):
+            figures[label] = value
+        elif isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
             tables[label] = value
         elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
             tables[label] = [{"name": key, **item} for key, item in value.items()]
         else:
             pairs[label] = "none" if value == [] else value
     write_pairs({f"  {name}": value for name, value in pairs.items()})
+    for label, items in lists.items():
+        click.echo(f"  {label}")
+        for item in items:
+            click.echo(f"    {item}")
+    if figures:
+        tables[""] = _side_by_side(figures)
     for label, rows in tables.items():
         click.echo("")
         write_rows(rows, title=label)
     for reason, count in summary.top_errors():
         click.echo(f"  {count} x {reason}")
+
+
+def _is_long_list(value: Any) -> bool:
+    is_texts = isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(item, str) for item in value)
+    return is_texts and len(", ".join(value)) > longest_list
+
+
+def _is_long_mapping(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > longest_mapping
+        and all(isinstance(item, int | float) for item in value.values())
+    )
+
+
+def _side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mappings of figures as columns of one table, a row for each key."""
+    names = dict.fromkeys(key for mapping in figures.values() for key in mapping)
+    return [{"name": name, **{label: mapping.get(name) for label, mapping in figures.items()}} for name in names]
 
 
 def duration_text(seconds: float) -> str:

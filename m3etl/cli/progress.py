@@ -17,7 +17,11 @@ from m3etl.stages.summary import Progress
 seconds_between_lines = 10.0
 rate_window_s = 30.0
 refreshes_per_second = 4.0
-field_names = {"refused": "429s", "in_flight": "in flight"}  # where the stages' own words say less
+field_names = {
+    "refused": "429s",
+    "images_per_second": "images/s",
+    "step": "at step",
+}  # where the stages' own words say less
 
 
 def make_progress(stream: TextIO | None = None) -> Progress:

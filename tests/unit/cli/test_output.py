@@ -92,3 +92,27 @@ def test_a_summary_as_text_shows_tables_and_reasons(capsys):
     assert "12,345" in text
     assert "array  valid" in text
     assert "1 x timeout" in text
+
+
+def test_many_paths_stand_on_a_line_each_and_few_words_on_one(capsys):
+    paths = [f"campaign/previews/array_number_{number}.png" for number in range(3)]
+    write_summaries(plain, [Summary(stage="preview", done=3, facts={"pictures": paths, "splits": ["train", "val"]})])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == ["  splits  train, val", "  pictures", *(f"    {path}" for path in paths)]
+
+
+def test_losses_of_many_arrays_are_columns_of_one_table(capsys):
+    names = ("sentinel2_l2a", "sentinel1_asc", "aster_slope", "worldcover", "month")
+    facts = {
+        "steps": 3,
+        "loss_before": {name: 2.5 for name in names},
+        "loss_after": {name: 0.1234 for name in names},
+        "val_loss_after": {"month": 0.5},
+    }
+    write_summaries(plain, [Summary(stage="pretrain", done=3, facts=facts)])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    row = next(line for line in text.splitlines() if line.startswith("sentinel1_asc"))
+    assert row.split() == ["sentinel1_asc", "2.5", "0.123"]
+    write_summaries(as_json, [Summary(stage="pretrain", facts=facts)])
+    assert json.loads(capsys.readouterr().out)["loss_before"]["month"] == 2.5
