@@ -105,8 +105,8 @@ def test_losses_of_many_arrays_are_columns_of_one_table(capsys):
     names = ("sentinel2_l2a", "sentinel1_asc", "aster_slope", "worldcover", "month")
     facts = {
         "steps": 3,
-        "loss_before": {name: 2.5 for name in names},
-        "loss_after": {name: 0.1234 for name in names},
+        "loss_before": dict.fromkeys(names, 2.5),
+        "loss_after": dict.fromkeys(names, 0.1234),
         "val_loss_after": {"month": 0.5},
     }
     write_summaries(plain, [Summary(stage="pretrain", done=3, facts=facts)])
