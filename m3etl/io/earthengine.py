@@ -78,6 +78,23 @@ class Session:
                 return bytes(self._send_encoded("image", request))
             return bytes(self.api.data.computePixels(dict(request)))
 
+    def serves_values(self) -> bool:
+        """Whether the service answers the smallest question there is."""
+        try:
+            return bool(self.compute_value('{"result": "0", "values": {"0": {"constantValue": 1}}}') == 1)
+        except RequestFailed:
+            return False
+
+    def serves_pixels(self) -> bool:
+        """Whether the service answers with one pixel of a constant."""
+        side = {"dimensions": {"width": 1, "height": 1}, "affineTransform": {"scaleX": 1, "scaleY": -1}}
+        grid = {**side, "crsCode": "EPSG:4326"}
+        request = {"expression": self.api.Image.constant(1), "grid": grid, "fileFormat": "NPY"}
+        try:
+            return self.compute_pixels(request).startswith(b"\x93NUMPY")
+        except RequestFailed:
+            return False
+
     def _send_encoded(self, what: str, body: str, **options: Any) -> Any:
         # What the client's computePixels and computeValue do after encoding: the same method of its resource, with its
         # transport, login, headers and errors. The body is put in afterwards, since the client would encode a

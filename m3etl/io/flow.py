@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import queue
 import random
 import threading
@@ -23,6 +24,8 @@ max_bytes_in_flight = 384 * 1024 * 1024
 longest_wait_s = 60.0  # of our own; a Retry-After of the service's is kept to beyond that
 longest_pause_s = 900.0
 least_tries = 3  # one slow answer may outlast the patience; it says little before it was asked for again
+trial_every_s = 1.0
+of_the_service = frozenset({Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK})  # what one that is down answers to everything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,8 @@ class _Try(Generic[Request]):
     attempts: int = 0
     refusals: int = 0
     sent_at: float = 0.0
+    failed_at: float = -math.inf
+    serves_others: bool = False
 
 
 class FlowStopped(Exception):  # noqa: N818 - ends a run; the caller decides what it means
@@ -136,6 +141,9 @@ class Flow(Generic[Request]):
     too large, lacks a source or has failed for good, empty when nothing of it is left to ask for, None when it can't be
     split. give_up: called in the coordinating thread for a request that has failed for good and can't be split.
     on_answer: called there with a request and the seconds that its answer took. on_tick: after every outcome.
+    is_serving: called in a worker thread, asks the service for the least there is and returns whether it answered. With
+    it, failures of the service (5xx, lost connections) count against no request while nothing comes through, and a
+    request that alone is left is given up only when the service answers other things. Without it they always count.
     """
 
     def __init__(
@@ -150,6 +158,7 @@ class Flow(Generic[Request]):
         stop: threading.Event | None = None,
         on_answer: Callable[[Request, float], None] | None = None,
         on_tick: Callable[[int, FlowCounts], None] | None = None,
+        is_serving: Callable[[], bool] | None = None,
         jitter: random.Random | None = None,
     ) -> None:
         self._send, self._land, self._split, self._give_up = send, land, split, give_up
@@ -157,6 +166,9 @@ class Flow(Generic[Request]):
         self.counts = counts if counts is not None else FlowCounts()
         self._stop = stop or threading.Event()
         self._on_answer, self._on_tick = on_answer, on_tick
+        self._is_serving = is_serving
+        self._trial_lock = threading.Lock()
+        self._trial_at, self._trials, self._trial_went_well = -math.inf, 0, False
         self._jitter = jitter or random.Random()
         self._limit = AdaptiveLimit(maximum=pace.max_in_flight, start=pace.start_in_flight)
         self._gate = RateGate(pace.requests_per_second)
@@ -171,7 +183,9 @@ class Flow(Generic[Request]):
         self._bytes = 0
         self._bytes_lock = threading.Lock()
         self._in_flight = 0
-        self._last_good = 0.0
+        self._exhausted = False
+        self._answered_at = 0.0  # when the last request was sent whose answer says that the service works
+        self._last_good = 0.0  # when it came, or the end of a pause that the service asked for
         self._stopped: FlowStopped | None = None
 
     def run(self, requests: Iterable[Request]) -> None:
@@ -181,7 +195,7 @@ class Flow(Generic[Request]):
         When `stop` is set, nothing new is sent and what is in flight lands; the call then returns.
         """
         source = iter(requests)
-        self._last_good = time.monotonic()
+        self._last_good = self._answered_at = time.monotonic()
         writer = threading.Thread(target=self._write, name="m3etl-land", daemon=True)
         writer.start()
         pool = ThreadPoolExecutor(max_workers=self._pace.max_in_flight, thread_name_prefix="m3etl-send")
@@ -192,32 +206,30 @@ class Flow(Generic[Request]):
             self._take_finished(block_s=0.0)
             self._landing.put(None)
             writer.join()
+            self.counts.requests += self._trials
         if self._landed_error is not None:
             raise self._landed_error
         if self._stopped is not None:
             raise self._stopped
 
     def _coordinate(self, source: Iterator[Request], pool: ThreadPoolExecutor) -> None:
-        exhausted = False
         while True:
             draining = self._stop.is_set() or self._stopped is not None or self._landed_error is not None
             if not draining:
-                exhausted = self._dispatch(source, pool, exhausted)
-            if self._in_flight == 0 and (draining or (exhausted and not self._ready and not self._waiting)):
+                self._dispatch(source, pool)
+            if self._in_flight == 0 and (draining or (self._exhausted and not self._ready and not self._waiting)):
                 return
             self._take_finished(block_s=self._pause_s(draining))
 
-    def _dispatch(self, source: Iterator[Request], pool: ThreadPoolExecutor, exhausted: bool) -> bool:
+    def _dispatch(self, source: Iterator[Request], pool: ThreadPoolExecutor) -> None:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[2])
         while self._in_flight < self._limit.value and self._gate.wait_s(now) <= 0:
             if not self._ready:
-                if exhausted:
-                    break
-                item = next(source, None)
+                item = None if self._exhausted else next(source, None)
                 if item is None:
-                    exhausted = True
+                    self._exhausted = True
                     break
                 self._ready.append(_Try(item))
             if not self._reserve(self._ready[0].request.nbytes):
@@ -230,7 +242,6 @@ class Flow(Generic[Request]):
             self.counts.requests += 1
             self.counts.peak_in_flight = max(self.counts.peak_in_flight, self._in_flight)
             pool.submit(self._work, attempt)
-        return exhausted
 
     def _reserve(self, nbytes: int) -> bool:
         with self._bytes_lock:
@@ -245,11 +256,31 @@ class Flow(Generic[Request]):
 
     def _work(self, attempt: _Try[Request]) -> None:
         try:
-            self._finished.put((attempt, self._send(attempt.request), None, None))
-        except RequestFailed as failed:
-            self._finished.put((attempt, None, failed.failure, None))
+            try:
+                self._finished.put((attempt, self._send(attempt.request), None, None))
+            except RequestFailed as failed:
+                if self._is_left_alone(attempt, failed.failure):
+                    attempt.serves_others = self._try_service()
+                self._finished.put((attempt, None, failed.failure, None))
         except BaseException as error:
             self._finished.put((attempt, None, None, error))
+
+    def _is_left_alone(self, attempt: _Try[Request], failure: Failure) -> bool:
+        """Whether it has failed often enough, and nothing that was sent since it failed the last time was answered."""
+        tries = attempt.attempts + attempt.refusals + 1
+        return tries >= self._pace.max_attempts and self._is_silent(attempt, failure)
+
+    def _is_silent(self, attempt: _Try[Request], failure: Failure) -> bool:
+        is_its_fault = self._is_serving is None or failure.kind not in of_the_service
+        return not is_its_fault and self._answered_at <= attempt.failed_at
+
+    def _try_service(self) -> bool:
+        with self._trial_lock:
+            if self._is_serving is not None and time.monotonic() - self._trial_at > trial_every_s:
+                self._trials += 1
+                self._trial_went_well = self._is_serving()
+                self._trial_at = time.monotonic()
+            return self._trial_went_well
 
     def _pause_s(self, draining: bool) -> float:
         if draining:
@@ -287,7 +318,7 @@ class Flow(Generic[Request]):
         kind = failure.kind if failure else Kind.OK
         self.counts.outcomes[str(kind)] += 1
         if failure is None:
-            self._last_good = now
+            self._note_answer(attempt, now)
             self._limit.accepted()
             self._landing.put((request, answer, request.nbytes))
             if self._on_answer is not None:
@@ -304,10 +335,14 @@ class Flow(Generic[Request]):
             self._stopped = self._stopped or FlowStopped(failure)
             return
         if reaction in (Reaction.SPLIT, Reaction.GIVE_UP):
-            self._last_good = now
+            self._note_answer(attempt, now)
             self._replace(attempt.request, failure)
             return
         self._retry(attempt, failure, reaction, now)
+
+    def _note_answer(self, attempt: _Try[Request], now: float) -> None:
+        self._last_good = now
+        self._answered_at = max(self._answered_at, attempt.sent_at)
 
     def _replace(self, request: Request, failure: Failure) -> None:
         parts = self._split(request, failure)
@@ -325,20 +360,27 @@ class Flow(Generic[Request]):
             pause_s = min(failure.retry_after_s, longest_pause_s)
             self._gate.pause(now + pause_s)
             self._last_good = max(self._last_good, now + pause_s)  # silence that was asked for tries nobody's patience
-        if reaction is Reaction.WAIT:
+        is_silent = self._is_silent(attempt, failure)
+        attempt.failed_at = now
+        if reaction is Reaction.WAIT or is_silent:
             attempt.refusals += 1
         else:
             attempt.attempts += 1
-        if now - self._last_good > self._pace.patience_s and attempt.attempts + attempt.refusals >= least_tries:
+        if self._is_out_of_patience(now) and attempt.attempts + attempt.refusals >= least_tries:
             self._stopped = self._stopped or FlowStopped(failure)
             return
-        if attempt.attempts >= self._pace.max_attempts:
+        nothing_else = is_silent and attempt.serves_others and self._exhausted and not self._ready
+        if attempt.attempts >= self._pace.max_attempts or nothing_else:
             self._replace(attempt.request, failure)
             return
         self.counts.retries += 1
         tries = min(attempt.attempts + attempt.refusals, 10)
         wait = self._jitter.random() * min(longest_wait_s, self._pace.base_wait_s * 2.0 ** (tries - 1))
         heapq.heappush(self._waiting, (now + wait, next(self._order), attempt))
+
+    def _is_out_of_patience(self, now: float) -> bool:
+        silent_s = now - self._answered_at  # pauses that the service asks for end too
+        return now - self._last_good > self._pace.patience_s or silent_s > self._pace.patience_s + longest_pause_s
 
     def _write(self) -> None:
         while True:

@@ -104,6 +104,7 @@ class PixelLane:
             counts=self._counts,
             stop=self._stop,
             on_tick=self._tick,
+            is_serving=self._session.serves_pixels,
         )
         try:
             flow.run(self._chips.start(self._jobs()))

@@ -18,7 +18,7 @@ from m3etl.campaign import ExportConfig
 from m3etl.errors import AuthenticationError, RemoteError
 from m3etl.io.blocks import block_of
 from m3etl.io.earthengine import Session
-from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
+from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace, of_the_service
 from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import Ledger, PlannedChip
 from m3etl.io.metering import Metering, Unmetered
@@ -33,6 +33,7 @@ from m3etl.spec.search import Round, Search, rounds_of
 from m3etl.stages.decisions import Decision, PlanChip
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
+few_places = 3  # so few may fail alone without anything being wrong with the service
 wave_batches = 24
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
 most_growth = 4
@@ -156,6 +157,8 @@ class ScenePlanner:
             session.api, self._specs, candidates=config.candidates, gap_days=config.s1_max_gap_days
         )
         self.unanswered: list[Failure] = []
+        self._answered: set[bool] = set()  # of the flow that runs: whether scenes, whether companions were told
+        self._asked_about = 0
 
     def plan(self, chips: Sequence[PlanChip]) -> None:
         """Decide about every chip and record it. Raises RemoteError when the service could not be asked about some."""
@@ -255,6 +258,7 @@ class ScenePlanner:
             base_wait_s=self._base_wait_s,
             start_in_flight=planning_in_flight // 2,
         )
+        self._answered, self._asked_about = set(), len({item.place.grid.chip_id for item in items})
         flow: Flow[_Question] = Flow(
             send=self._send,
             land=self._land,
@@ -263,7 +267,8 @@ class ScenePlanner:
             pace=pace,
             counts=self._counts,
             stop=self._stop,
-            on_answer=lambda question, seconds: self._size.answered(len(question.items), seconds),
+            on_answer=self._note_answer,
+            is_serving=self._session.serves_values,
         )
         try:
             flow.run(self._size.cut(items))
@@ -283,6 +288,10 @@ class ScenePlanner:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             message = f"the planning answer cannot be read: {type(error).__name__}: {error}"
             raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message)) from error
+
+    def _note_answer(self, question: _Question, seconds: float) -> None:
+        self._size.answered(len(question.items), seconds)
+        self._answered.update(item.asked is None for item in question.items)
 
     def _wanted(self, place: _Place, asked: Round) -> Wanted:
         return Wanted(
@@ -309,7 +318,7 @@ class ScenePlanner:
     def _split(self, question: _Question, failure: Failure) -> Sequence[_Question] | None:
         items = question.items
         # One place may spoil the answer for the others; it is found by halving, as answers that are too large are cut.
-        if len(items) < 2 or failure.kind not in (Kind.TOO_LARGE, *_about_one_place):
+        if len(items) < 2 or failure.kind not in (Kind.TOO_LARGE, *_about_one_place, *of_the_service):
             return None
         if failure.kind is Kind.TOO_LARGE:
             self._size.too_much(len(items))
@@ -317,7 +326,9 @@ class ScenePlanner:
         return [_Question(items=part) for part in (items[:middle], items[middle:])]
 
     def _give_up(self, question: _Question, failure: Failure) -> None:
-        if len(question.items) == 1 and failure.kind in (*_about_one_place, Kind.TOO_LARGE):
+        may_be_its_own = (question.items[0].asked is None) in self._answered or self._asked_about <= few_places
+        its_own = (*_about_one_place, Kind.TOO_LARGE, *(of_the_service if may_be_its_own else ()))
+        if len(question.items) == 1 and failure.kind in its_own:
             place = question.items[0].place
             if not place.done:
                 for chip in place.chips:

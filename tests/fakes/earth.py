@@ -74,7 +74,14 @@ class FakeEarth:
     restricted: bool = False
     profiles: int = 0
     eecu_s: float = 1.0
+    is_down: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def serves_values(self) -> bool:
+        return not self.is_down
+
+    def serves_pixels(self) -> bool:
+        return not self.is_down
 
     def use_high_volume(self) -> None:
         self.high_volume = True

@@ -17,6 +17,7 @@ from m3etl.emulator.process import start_embedded
 from m3etl.errors import RemoteError
 from m3etl.io.earthengine import open_session
 from m3etl.io.flow import Pace
+from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import open_store
 from m3etl.stages.export import run_export
@@ -110,6 +111,54 @@ def test_an_expired_login_is_exit_4_and_resumable(undisturbed, tmp_path):
     with start_embedded(state_dir=tmp_path / "state") as server:
         export(campaign, server.url)
     assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def short_patience(monkeypatch):
+    monkeypatch.setitem(Pace.__init__.__kwdefaults__, "patience_s", 1.0)
+
+
+@pytest.mark.parametrize("path", ["computePixels", "value:compute"])
+def test_a_long_outage_of_5xx_fails_no_chip_and_the_next_run_goes_on(undisturbed, tmp_path, monkeypatch, path):
+    short_patience(monkeypatch)
+    campaign = make_campaign(tmp_path / "c", plan(), max_in_flight=2, max_attempts=2, plan_batch=2)
+    rules = [{"path": path, "calls": {"after": 2}, "status": 503}]
+    (tmp_path / "faults.json").write_text(json.dumps({"rules": rules}))
+    with (
+        start_embedded(state_dir=tmp_path / "state", faults=tmp_path / "faults.json") as server,
+        pytest.raises(RemoteError, match="has not answered for a while") as caught,
+    ):
+        export(campaign, server.url)
+    assert caught.value.exit_code == 4
+    assert "nothing landed is lost" in caught.value.hint
+    status = read_status(open_campaign(campaign.root))
+    assert status.failed == 0
+    assert status.done == (2 if path == "computePixels" else 0)
+    with start_embedded(state_dir=tmp_path / "state") as server:
+        assert export(campaign, server.url).failed == 0
+    assert content(campaign.root) == content(undisturbed[0].root)
+
+
+def test_one_poisonous_chip_among_good_ones_is_reported(undisturbed, tmp_path):
+    victim = plan()["chip_id"][4]
+    campaign = make_campaign(tmp_path / "c", plan(), max_attempts=3)
+    with start_embedded(state_dir=tmp_path / "state") as server, open_session(url=server.url, project="") as session:
+        ask = type(session).compute_pixels
+
+        def compute_pixels(self, request):
+            west, north = victim_corner
+            if isinstance(request, str) and f"{west}" in request and f"{north}" in request:
+                raise RequestFailed(Failure(kind=Kind.TRANSIENT, message="An internal error has occurred", status=500))
+            return ask(self, request)
+
+        row = plan().set_index("chip_id").loc[victim]
+        victim_corner = (int(row["xmin"]), int(row["ymax"]))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(session), "compute_pixels", compute_pixels)
+            summary = run_export(
+                open_campaign(campaign.root), session=session, progress=SilentProgress(), base_wait_s=0.02
+            )
+    assert (summary.done, summary.failed) == (chips - 1, 1)
+    assert summary.errors == {"transient: An internal error has occurred": 1}
 
 
 def test_a_service_that_goes_away_fails_no_chip_and_the_next_run_goes_on(undisturbed, tmp_path, monkeypatch):

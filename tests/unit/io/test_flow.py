@@ -30,7 +30,7 @@ def failed(kind: Kind, **values) -> RequestFailed:
 class Rig:
     """A flow over a function, and what came of it."""
 
-    def __init__(self, send, *, split=None, stop=None, **pace) -> None:
+    def __init__(self, send, *, split=None, stop=None, is_serving=None, **pace) -> None:
         self.landed: list[tuple[str, object]] = []
         self.given_up: list[tuple[str, Kind]] = []
         settings = {"requests_per_second": 10_000, "base_wait_s": 0.002, "patience_s": 30.0, **pace}
@@ -41,6 +41,7 @@ class Rig:
             give_up=lambda ask, failure: self.given_up.append((ask.name, failure.kind)),
             pace=Pace(**settings),
             stop=stop,
+            is_serving=is_serving,
             jitter=random.Random(1),
         )
 
@@ -155,6 +156,84 @@ def test_a_service_that_is_not_there_counts_against_no_request():
 
     rig = Rig(send, max_attempts=2).run(5)
     assert len(rig.landed) == 5
+    assert not rig.given_up
+
+
+of_a_service_that_is_down = pytest.mark.parametrize("kind", [Kind.TRANSIENT, Kind.CAPACITY, Kind.NETWORK])
+
+
+@of_a_service_that_is_down
+def test_a_long_outage_ends_the_run_and_fails_nothing(kind):
+    down = threading.Event()
+
+    def send(ask):
+        if int(ask.name) >= 20:
+            down.set()
+        if down.is_set():
+            raise failed(kind, status=503)
+        return 1
+
+    rig = Rig(send, is_serving=lambda: not down.is_set(), patience_s=0.3, max_attempts=2, max_in_flight=4)
+    with pytest.raises(FlowStopped) as caught:
+        rig.run(40)
+    assert caught.value.failure.kind is kind
+    assert len(rig.landed) >= 17
+    assert not rig.given_up
+
+
+def test_pauses_asked_for_without_end_end_the_run(monkeypatch):
+    monkeypatch.setattr("m3etl.io.flow.longest_pause_s", 0.2)
+
+    def send(ask):
+        raise failed(Kind.CAPACITY, status=503, retry_after_s=0.05)
+
+    rig = Rig(send, is_serving=lambda: False, patience_s=0.1, max_attempts=2)
+    with pytest.raises(FlowStopped):
+        rig.run(5)
+    assert not rig.given_up
+
+
+@of_a_service_that_is_down
+def test_an_outage_that_passes_costs_no_request_its_attempts(kind):
+    began = time.monotonic()
+
+    def send(ask):
+        if time.monotonic() - began < 0.25:
+            raise failed(kind)
+        return 1
+
+    rig = Rig(send, is_serving=lambda: False, max_attempts=2).run(30)
+    assert len(rig.landed) == 30
+    assert not rig.given_up
+
+
+@pytest.mark.parametrize("count", [1, 3, 50])
+def test_poisonous_requests_are_given_up_though_nothing_else_is_left(count):
+    tried = []
+
+    def is_serving():
+        tried.append(1)
+        return True
+
+    def send(ask):
+        if int(ask.name) >= count - 2:
+            raise failed(Kind.TRANSIENT, status=500)
+        return 1
+
+    rig = Rig(send, is_serving=is_serving, max_attempts=4).run(count)
+    assert sorted(int(name) for name, _ in rig.given_up) == list(range(count))[-2:]
+    assert len(rig.landed) == count - len(rig.given_up)
+    assert len(tried) <= 1, "the service is not asked again and again"
+    assert rig.flow.counts.requests <= len(rig.landed) + 2 * 5 + len(tried)
+
+
+def test_while_there_is_more_to_ask_silence_is_blamed_on_the_service():
+    def send(ask):
+        raise failed(Kind.TRANSIENT, status=500)
+
+    rig = Rig(send, is_serving=lambda: True, patience_s=0.3, max_attempts=2, requests_per_second=200)
+    with pytest.raises(FlowStopped):
+        rig.run(10_000)
     assert not rig.given_up
 
 

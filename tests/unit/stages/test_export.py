@@ -527,19 +527,20 @@ def test_planning_that_fails_for_good_can_be_taken_up_again(undisturbed, tmp_pat
     assert content(campaign.root) == content(undisturbed[0].root)
 
 
-def test_a_chip_that_spoils_planning_is_found_and_left_out(tmp_path):
-    plan = make_plan(9)
-    victim = plan["chip_id"][4]
+@pytest.mark.parametrize(("kind", "count"), [("deterministic", 9), ("transient", 9), ("transient", 1)])
+def test_a_chip_that_spoils_planning_is_found_and_left_out(tmp_path, kind, count):
+    plan = make_plan(count)
+    victim = plan["chip_id"][count // 2]
 
-    def trouble(kind, subject, number):
-        if kind == "plan" and any(item.chip.chip_id == victim for item in subject.items):
-            return Failure(kind=Kind.DETERMINISTIC, message="Invalid geometry", status=400)
+    def trouble(asked, subject, number):
+        if asked == "plan" and any(item.chip.chip_id == victim for item in subject.items):
+            return Failure(kind=Kind(kind), message="Invalid geometry", status=400)
         return None
 
-    campaign = make_campaign(tmp_path / "c", plan)
+    campaign = make_campaign(tmp_path / "c", plan, max_attempts=2)
     summary = export(campaign, FakeEarth(trouble=trouble))
-    assert (summary.done, summary.failed) == (8, 1)
-    assert summary.errors == {"deterministic: Invalid geometry": 1}
+    assert (summary.done, summary.failed) == (count - 1, 1)
+    assert summary.errors == {f"{kind}: Invalid geometry": 1}
 
 
 def test_ctrl_c_drains_and_keeps_what_landed(undisturbed, tmp_path):
