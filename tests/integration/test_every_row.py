@@ -58,7 +58,7 @@ def test_row(campaign: Path, name: str) -> None:
     assert (campaign / "previews" / f"{name}.png").stat().st_size > 1000
     dataset = ChipDataset(campaign, arrays=[name], split=None)
     item = dataset[0]
-    assert item[name].shape[-len(spec.chip_shape(side * 10.0)) :] == item[f"{name}_valid"].shape
+    assert item[name].shape == item[f"{name}_valid"].shape == spec.with_periods(spec.chip_shape(side * 10.0))
     if spec.values is Values.CONTINUOUS:
         stats = json.loads((campaign / "stats.json").read_text())[name]
         assert set(stats) == set(spec.bands)
