@@ -11,6 +11,8 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterable
+from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -32,11 +34,39 @@ def is_planar(dtype: np.dtype[Any], size: int) -> bool:
     return dtype.itemsize > 1 and size >= block_bytes
 
 
+def pack_planes(values: npt.NDArray[Any]) -> bytes | None:
+    """The frame of `encode_planes` with its crc32c, made by machine code; None where that can't be had."""
+    packing = _load_packing()
+    if packing is None:
+        return None
+    block = _block_of(values)
+    packed: bytes = packing.pack(values, block, zstd_level, _header_of(values, block, 0))
+    return packed
+
+
+@lru_cache(maxsize=1)
+def _load_packing() -> ModuleType | None:
+    """Loaded with the first large chunk, as the compiler takes half a second."""
+    try:
+        from m3etl.io import packing
+    except (ImportError, AttributeError, OSError):
+        return None
+    return packing
+
+
+def _block_of(values: npt.NDArray[Any]) -> int:
+    count = -(-values.nbytes // block_bytes)
+    return -(-values.nbytes // (count * values.itemsize)) * values.itemsize
+
+
+def _header_of(values: npt.NDArray[Any], block: int, length: int) -> bytes:
+    flags = _byte_shuffled | _zstd_code
+    return _header.pack(_format_version, _zstd_version, flags, values.itemsize, values.nbytes, block, length)
+
+
 def encode_planes(values: npt.NDArray[Any]) -> list[bytes]:
     """`values` (C-contiguous, little-endian, as `is_planar` wants them) as the pieces of one blosc frame."""
-    itemsize, size = values.itemsize, values.nbytes
-    count = -(-size // block_bytes)
-    block = -(-size // (count * itemsize)) * itemsize
+    itemsize, size, block = values.itemsize, values.nbytes, _block_of(values)
     flat = values.reshape(-1).view(f"<u{itemsize}")
     starts, parts = [], []
     position = _header.size + 4 * -(-size // block)
@@ -48,9 +78,7 @@ def encode_planes(values: npt.NDArray[Any]) -> list[bytes]:
                 packed = stream.tobytes()
             parts += [_int32.pack(len(packed)), packed]
             position += 4 + len(packed)
-    flags = _byte_shuffled | _zstd_code
-    header = _header.pack(_format_version, _zstd_version, flags, itemsize, size, block, position)
-    return [header, struct.pack(f"<{len(starts)}i", *starts), *parts]
+    return [_header_of(values, block, position), struct.pack(f"<{len(starts)}i", *starts), *parts]
 
 
 class _Scratch(threading.local):

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from numcodecs import blosc
 
 from m3etl.errors import DamagedError, InputError
-from m3etl.io.frames import encode_planes, is_planar
+from m3etl.io.frames import encode_planes, is_planar, pack_planes
 
 blosc.use_threads = False  # the frame depends on the number of threads inside; our own threads work on whole chunks
 
@@ -70,7 +70,7 @@ class ChunkCodec:
         """`values` (any shape) as one chunk with its checksum; the same bytes for the same values."""
         little = np.ascontiguousarray(values, dtype=self.dtype.newbyteorder("<"))
         if self.profile == "zstd" and is_planar(self.dtype, little.nbytes):
-            return _with_checksum(encode_planes(little))
+            return pack_planes(little) or _with_checksum(encode_planes(little))
         if self.profile in _compressors:
             name, level = _compressors[self.profile]
             shuffle = blosc.SHUFFLE if self.dtype.itemsize > 1 else blosc.NOSHUFFLE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import blosc
 
-from m3etl.io.frames import block_bytes, encode_planes, is_planar
-from m3etl.io.shards import ChunkCodec
+from m3etl.io import frames
+from m3etl.io.frames import block_bytes, encode_planes, is_planar, pack_planes
+from m3etl.io.shards import ChunkCodec, checksum
 
 
 def make_values(kind: str, dtype: str, count: int, seed: int = 0) -> np.ndarray:
@@ -41,6 +43,22 @@ def test_libblosc_gives_the_values_back(kind, dtype, size):
     blosc.decompress(frame, read)
     assert read.tobytes() == values.tobytes()
     assert struct.unpack_from("<III", frame, 4)[::2] == (values.nbytes, len(frame))
+    assert pack_planes(values) == frame + checksum(frame)
+
+
+def test_threads_pack_the_same_bytes_side_by_side():
+    chips = [make_values(kind, "int16", 196_608, seed) for seed in range(4) for kind in ("noise", "landscape")]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(pack_planes, chips * 3))
+    assert found == [pack_planes(chip) for chip in chips] * 3
+
+
+def test_without_machine_code_the_chunk_is_the_same(monkeypatch):
+    values = make_values("landscape", "int16", 200_001)
+    codec = ChunkCodec(profile="zstd", dtype=values.dtype)
+    fast = codec.encode(values)
+    monkeypatch.setattr(frames, "_load_packing", lambda: None)
+    assert codec.encode(values) == fast
 
 
 @pytest.mark.parametrize("profile", ["zstd", "fast"])
