@@ -106,7 +106,9 @@ def _render_classes(spec: ArraySpec, codes: npt.NDArray[np.float64]) -> Rgb:
 
 
 def _hatched(rgb: Rgb, valid: npt.NDArray[np.bool_]) -> Rgb:
+    """Stripes over what was not observed, about as wide at any resolution once chips are drawn at one size."""
     rows, columns = np.indices(valid.shape)
-    stripes = np.where((rows + columns) % 8 < 2, 150, 225).astype(np.uint8)
+    period = max(4, min(valid.shape) // 16)
+    stripes = np.where((rows + columns) % period < period // 4, 150, 225).astype(np.uint8)
     rgb[~valid] = stripes[~valid][:, None]
     return rgb

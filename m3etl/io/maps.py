@@ -17,6 +17,7 @@ biome_colors = (
     "#9ecae1", "#006d2c", "#fec44f", "#d95f0e", "#c2e699", "#31a354", "#74c476",
     "#41ab5d", "#bcbddc", "#807dba", "#4292c6", "#fed976", "#a1d99b", "#238443",
 )  # fmt: skip
+no_biome_color = "#777777"
 
 
 def write_map(
@@ -69,7 +70,7 @@ def _add_chips(folium: Any, world: Any, chips: Sequence[Mapping[str, Any]], thum
         tag = f'<img width="192" style="image-rendering:pixelated" src="data:image/png;base64,{encoded}">'
         properties: dict[str, Any] = {name: str(chip[name]) for name in names[:-1]}
         properties["picture"] = tag if picture else "not exported"
-        properties["color"] = biome_colors[chip["biome_id"]] if chip["biome_id"] >= 0 else "#777777"
+        properties["color"] = biome_colors[chip["biome_id"]] if chip["biome_id"] >= 0 else no_biome_color
         properties["opacity"] = 0.95 if chip["row"] >= 0 else 0.15
         point = {"type": "Point", "coordinates": [chip["lon"], chip["lat"]]}
         dots.append({"type": "Feature", "properties": properties, "geometry": point})
@@ -104,7 +105,9 @@ def _legend() -> str:
         f'<div><i style="background:{color}"></i>{escape(name)}</div>'
         for name, color in zip(biome_names, biome_colors, strict=True)
     )
-    return f'<div class="m3etl-legend">{rows}<div><i class="unused"></i>pale: planned, not stored</div></div>'
+    rows += f'<div><i style="background:{no_biome_color}"></i>no biome</div>'
+    rows += '<div><i class="unused"></i>pale: planned, not stored</div>'
+    return f'<details class="m3etl-legend" open><summary>biomes (click to fold)</summary>{rows}</details>'
 
 
 def _inlined() -> str:
@@ -116,6 +119,7 @@ def _inlined() -> str:
         "font:13px sans-serif;border-radius:4px;box-shadow:0 1px 4px rgba(0,0,0,.3)}"
         ".m3etl-legend{position:fixed;z-index:9999;right:10px;bottom:26px;background:#fff;padding:6px 10px;"
         "font:11px sans-serif;border-radius:4px;box-shadow:0 1px 4px rgba(0,0,0,.3)}"
+        ".m3etl-legend summary{cursor:pointer}"
         ".m3etl-legend i{display:inline-block;width:10px;height:10px;border-radius:5px;border:1px solid #222;"
         "margin-right:6px}"
         ".leaflet-container{background:#dfe7ec}"

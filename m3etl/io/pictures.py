@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from m3etl.campaign import write_atomically
@@ -116,7 +117,7 @@ def write_registration_chart(path: Path, rows: Sequence[Mapping[str, Any]]) -> N
     labels = "\n".join(f"{row['array']}: {row['right [px]']:+.2f}, {row['down [px]']:+.2f}" for row in measured)
     axis.text(1.03, 1.0, "right, down [px]\n" + labels, transform=axis.transAxes, va="top", fontsize=7)
     if rest:
-        text = "not to be told:\n" + "\n".join(rest)
+        text = "too little structure\nto measure:\n" + "\n".join(rest)
         axis.text(1.03, 0.3, text, transform=axis.transAxes, va="top", fontsize=7, color="#666666")
     axis.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal", xlabel="right [px]", ylabel="down [px]")
     axis.set_title("Shift against the optical array", fontsize=10)
@@ -175,11 +176,13 @@ def _draw_class_bars(axis: Axes, spec: ArraySpec, codes: npt.NDArray[np.float64]
     names = {item.code: item.name for item in spec.classes}
     found, counts = np.unique(observed, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:20]
-    labels = [names.get(int(code), str(code))[:38] for code in found[order]]
+    labels = [_shortened(names.get(int(code), f"id {code}"), 40) for code in found[order]]
     axis.barh(range(len(order)), counts[order], color="#3b6ea5")
     axis.set_yticks(range(len(order)), labels, fontsize=6)
     axis.invert_yaxis()
-    axis.set_xlabel(f"chips ({len(found)} classes, the {len(order)} most frequent)", fontsize=7)
+    few = f", the {len(order)} most frequent" if len(order) < len(found) else ""
+    axis.set_xlabel(f"chips ({len(found)} classes{few})", fontsize=7)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.tick_params(axis="x", labelsize=6)
 
 
@@ -190,7 +193,13 @@ def _draw_circle(axis: Axes, bands: Sequence[str], points: npt.NDArray[np.float6
     axis.set_xlim(-1.1, 1.1)
     axis.set_ylim(-1.1, 1.1)
     axis.set_aspect("equal")
+    axis.set_xticks([-1, 0, 1])
+    axis.set_yticks([-1, 0, 1])
     axis.tick_params(labelsize=6)
+
+
+def _shortened(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def _save(figure: Figure, path: Path) -> None:

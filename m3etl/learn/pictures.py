@@ -78,7 +78,7 @@ def _write_sheet(path: Path, spec: ArraySpec, lines: Sequence[Line]) -> None:
     figure.suptitle(f"{spec.name}: {spec.title}", fontsize=9)
     together = stretch_of(spec, np.stack([line.target for line in lines]))
     for number, line in enumerate(lines):
-        own = spec.name in input_levels or spec.bands == ("elevation",)  # brightness and height vary too much
+        own = spec.name in input_levels  # brightness varies too much
         stretch = stretch_of(spec, line.target) if own else together
         hidden = line.hidden[..., None]
         guess = np.where(hidden, render(spec, line.predicted, stretch), unseen)

@@ -48,3 +48,13 @@ def test_snow_is_not_blank_white():
     stored = np.tile(np.linspace(6000, 9000, 256).reshape(16, 16), (12, 1, 1)).astype(np.uint16)
     picture = render(spec, stored, stretch_of(spec, stored))
     assert len(np.unique(picture)) > 20
+
+
+def test_hatching_is_as_coarse_on_a_coarse_array():
+    stripes = []
+    for name, side in (("aster_slope", 43), ("sentinel2_l2a", 128)):
+        spec = arrays[name]
+        stored = np.full((len(spec.bands), side, side), spec.fill_value(), spec.dtype)
+        first = render(spec, stored, stretch_of(spec, stored))[0, :, 0].astype(int)
+        stripes.append(np.count_nonzero(np.diff(first) > 0))
+    assert 0.6 < stripes[0] / stripes[1] < 1.7

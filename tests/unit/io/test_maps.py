@@ -32,6 +32,9 @@ def test_page_holds_chips_picture_and_its_own_script(tmp_path):
     assert "data:image/png;base64,iVBORw==" in page
     assert "Leaflet 1.9.4" in page
     assert re.findall(r'<(?:script|link)[^>]+(?:src|href)="http', page) == []
+    legend = page[page.index('<details class="m3etl-legend"') :]
+    assert "Montane Grasslands &amp; Shrublands" in legend
+    assert "no biome" in legend
 
 
 def test_empty_plan_is_still_a_page(tmp_path):

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from m3etl.io.pictures import encode_png, write_contact_sheet, write_overview, write_vector_chart
+from m3etl.io.pictures import (
+    _draw_circle,
+    _draw_class_bars,
+    encode_png,
+    write_contact_sheet,
+    write_overview,
+    write_vector_chart,
+)
 from m3etl.spec.catalog import arrays
 from m3etl.spec.modality import Shape, Values
 
@@ -55,3 +63,21 @@ def test_png_bytes_are_deterministic():
     picture = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     assert encode_png(picture) == encode_png(picture)
     assert encode_png(picture).startswith(b"\x89PNG")
+
+
+def test_bars_count_whole_chips_and_long_names_end_in_dots():
+    axis = Figure().subplots()
+    _draw_class_bars(axis, arrays["biome"], np.array([2.0, 2.0, 11.0, 0.0]))
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "Mediterranean Forests, Woodlands & Scrub",
+        "Tundra",
+        "Tropical & Subtropical Grasslands, Sava…",
+    ]
+    assert axis.get_xlabel() == "chips (3 classes)"
+    assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
+def test_labels_of_circles_do_not_overlap():
+    axis = Figure().subplots()
+    _draw_circle(axis, ("sin_month", "cos_month"), np.array([[0.0, 1.0]]))
+    assert list(axis.get_xticks()) == list(axis.get_yticks()) == [-1, 0, 1]
