@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from m3etl.io.provenance import read_provenance
 from m3etl.io.store import open_store
+from m3etl.learn.dataset import ChipDataset
 from m3etl.spec.declarations import parse_declarations
-from m3etl.spec.modality import valid_of
+from m3etl.spec.modality import Values, valid_of
 from tests.integration.pipeline import m3etl, write_points
 
 examples = sorted((Path(__file__).parents[2] / "docs" / "examples").glob("*.toml"))
@@ -21,6 +24,58 @@ palsar2 = next(path for path in examples if path.stem == "palsar2")
 def test_the_examples_declare_their_arrays(path: Path) -> None:
     (spec,) = parse_declarations(path.read_text(), file=path.name)
     assert spec.name == path.stem
+
+
+@pytest.mark.parametrize("path", examples, ids=lambda path: path.stem)
+def test_the_examples_run_on_a_pilot_chip(tmp_path: Path, path: Path) -> None:
+    """`modalities check FILE` as docs/own-arrays.md shows it: every band of every example has values."""
+    found = json.loads(m3etl(tmp_path, "--json", "modalities", "check", str(path)).stdout)
+    (spec,) = parse_declarations(path.read_text(), file=path.name)
+    assert [row["status"] for row in found["arrays"]] == ["ok"]
+    assert [row["band"] for row in found["bands"]] == list(spec.bands)
+    for row in found["bands"]:
+        assert row["valid"] > 0.5
+        assert spec.valid_min <= row["min"] <= row["max"] <= spec.valid_max
+
+
+@pytest.fixture(scope="module")
+def with_examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign of two places with all the examples at once, exported, sealed and normalised."""
+    root = tmp_path_factory.mktemp("examples")
+    points = write_points(root / "points.geojson", [(8.52, 47.3, "2019-07-10"), (2.2, 48.7, "2019-06-01")])
+    m3etl(root, "sample", "--strategy", "points", "--points", str(points), "--chip-px", "48")
+    m3etl(root, "export", "--modality", "month", *(part for path in examples for part in ("--declare", str(path))))
+    m3etl(root, "normalize")
+    return root
+
+
+@pytest.mark.parametrize("path", examples, ids=lambda path: path.stem)
+def test_the_examples_are_exported_and_come_as_tensors(with_examples: Path, path: Path) -> None:
+    (spec,) = parse_declarations(path.read_text(), file=path.name)
+    records = read_provenance(with_examples / "provenance")
+    mine = records[records["array"] == spec.name]
+    assert set(mine["status"]) == {"ok"}
+    assert {item.startswith(f"{spec.source[0]}/") for ids in mine["scene_ids"] for item in ids} == {True}
+    stored, physical = (
+        ChipDataset(with_examples, arrays=[spec.name], split=None, values=values) for values in ("stored", "physical")
+    )
+    for position in range(2):
+        item = stored[position]
+        assert item[spec.name].shape == spec.chip_shape(480.0)
+        assert item[spec.name].numpy().dtype == np.dtype(spec.dtype)
+        assert item[f"{spec.name}_valid"].float().mean() > 0.5
+        known = physical[position][spec.name][item[f"{spec.name}_valid"]]
+        assert spec.valid_min <= known.min() <= known.max() <= spec.valid_max
+        if spec.values is Values.CLASSES:
+            assert set(known.tolist()) <= {code.code for code in spec.classes}
+    if spec.name == "alphaearth":
+        lengths = np.linalg.norm(physical[0][spec.name].numpy(), axis=0)
+        np.testing.assert_allclose(lengths, 1.0, atol=0.02)
+    if spec.name == "opera_rtc":
+        days = [pd.Timestamp(date, tz="UTC") for date in ("2019-07-10", "2019-06-01")]
+        assert all(min(abs((time - day).days) for day in days) <= 12 for time in mine["time"])
+    item = ChipDataset(with_examples, arrays=[spec.name], split=None)[0]
+    assert item[spec.name].isfinite().all()
 
 
 def test_check_tells_what_a_file_would_store(tmp_path: Path) -> None:

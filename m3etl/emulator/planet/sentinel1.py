@@ -20,7 +20,7 @@ from m3etl.emulator.planet.noise import Floats, Singles, smoothstep, uniform
 from m3etl.emulator.planet.orbits import DAY_S, stamp
 from m3etl.emulator.planet.slices import FAR_DEG, NEAR_DEG, ORBIT, SLICES, Slice, Swath, find_slices, slice_of
 
-_POLARISATIONS = {"DV": ("VV", "VH"), "SV": ("VV",), "DH": ("HH", "HV")}
+POLARISATIONS = {"DV": ("VV", "VH"), "SV": ("VV",), "DH": ("HH", "HV")}
 _BORDER = 0.003  # share of the swath at either side whose values make no sense and are masked
 _LOOKS = 4
 _NEPER_PER_DB = math.log(10.0) / 10.0
@@ -53,7 +53,7 @@ class Sentinel1Collection:
         )
         bands = [
             BandInfo(id=name, pixel_type=kind, projection=grid, dimensions=(swath.width, swath.height))
-            for name in _POLARISATIONS[one.polarisation]
+            for name in POLARISATIONS[one.polarisation]
         ]
         bands.append(BandInfo(id="angle", pixel_type=FLOAT, projection=_angle_grid(swath), dimensions=(21, 10)))
         return ImageInfo(
@@ -127,16 +127,18 @@ def _properties(one: Slice) -> dict[str, Any]:
         "segmentStartTime": stamp(one.start_s),
         "sliceNumber": one.swath.number + 1,
         "totalSlices": SLICES,
-        "transmitterReceiverPolarisation": list(_POLARISATIONS[one.polarisation]),
+        "transmitterReceiverPolarisation": list(POLARISATIONS[one.polarisation]),
     }
 
 
-def backscatter(frame: Frame, one: Slice, band: str, incidence_deg: Floats, column: Any, row: Any) -> Singles:
-    """Sigma nought in linear power with speckle, (N,) float32 > 0."""
+def backscatter(
+    frame: Frame, one: Slice, band: str, incidence_deg: Floats, column: Any, row: Any, *, flat: bool = False
+) -> Singles:
+    """Sigma nought in linear power with speckle, (N,) float32 > 0. flat: as if no slope faced the radar."""
     land = ground(frame)
     day = math.floor(one.start_s / DAY_S)
-    across = one.swath.across
-    length = math.hypot(*across)
+    across = (0.0, 0.0) if flat else one.swath.across
+    length = math.hypot(*one.swath.across)
     out = np.empty(frame.size, np.float32)
     seed = (one.revolution * 1009 + one.satellite * 7 + {"VV": 1, "VH": 2, "HH": 3, "HV": 4}[band]) & 0x7FFFFFFF
     wind = ((one.revolution * 37 + one.satellite) % 101) / 101.0

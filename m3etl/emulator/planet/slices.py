@@ -152,6 +152,13 @@ def slice_of(index: str) -> Slice | None:
     return found if found is not None and found.index == index else None
 
 
+def slice_near(track: int, number: int, time_s: float) -> Slice | None:
+    """The slice of a track that began within half a minute of a time, None if there is none."""
+    if not (0 <= track < ORBIT.tracks and 0 <= number < SLICES and _table()[2][track, number]):
+        return None
+    return next((one for _, _, one in _stream(track, number, time_s - 30.0, time_s + 30.0)), None)
+
+
 def _matches(one: Slice, query: CollectionQuery) -> bool:
     if query.start_ms is not None and one.time_ms < query.start_ms:
         return False

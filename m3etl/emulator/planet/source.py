@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 from m3etl.emulator.model import SourceTable
-from m3etl.emulator.planet import coherence, dynamicworld, era5, sentinel1, sentinel2, static, yearly
+from m3etl.emulator.planet import coherence, dynamicworld, era5, opera, sentinel1, sentinel2, static, yearly, zones
 from m3etl.emulator.planet.cloudscore import CloudScoreCollection
 from m3etl.emulator.planet.ecoregions import TABLE_ID, ecoregion_table
 from m3etl.emulator.planet.imagery import PlanetCollection, PlanetImage
@@ -24,6 +24,8 @@ class Planet:
             dynamicworld.DynamicWorldCollection(),
             *static.COLLECTIONS,
             *yearly.COLLECTIONS,
+            *zones.COLLECTIONS,
+            *opera.COLLECTIONS,
             *coherence.COLLECTIONS,
             era5.Era5Collection(),
         )
