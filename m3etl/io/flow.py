@@ -1,6 +1,6 @@
 """Sends many requests at the pace that the service allows: a rate gate, concurrency that adapts, bounded bytes in
 flight, retries with full jitter, and one reaction to each kind of outcome. What a request is and where results go is
-the caller's.
+the caller's; several flows may share one quota.
 """
 
 from __future__ import annotations
@@ -105,6 +105,51 @@ class RateGate:
         self._next = max(self._next, until)
 
 
+class Quota:
+    """The rate and the requests in flight that flows may have together, each from a thread of its own."""
+
+    def __init__(self, *, per_second: float, in_flight: int) -> None:
+        self._gate = RateGate(per_second)
+        self._free = max(1, in_flight)
+        self._is_claimed = False
+        self._lock = threading.Lock()
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the rate lets the next request go."""
+        with self._lock:
+            return self._gate.wait_s(now)
+
+    def take(self, now: float, *, goes_first: bool) -> bool:
+        """Whether a request may go now; if so it counts until `give_back`. One that goes first and finds no place gets
+        the next that is free.
+        """
+        with self._lock:
+            if self._gate.wait_s(now) > 0:
+                return False
+            if self._free <= (self._is_claimed and not goes_first):
+                self._is_claimed = self._is_claimed or goes_first
+                return False
+            self._is_claimed = self._is_claimed and not goes_first
+            self._free -= 1
+            self._gate.take(now)
+            return True
+
+    def give_back(self) -> None:
+        """A request that was in flight has its outcome."""
+        with self._lock:
+            self._free += 1
+
+    def unclaim(self) -> None:
+        """Nobody waits for a place any more."""
+        with self._lock:
+            self._is_claimed = False
+
+    def pause(self, until: float) -> None:
+        """Nothing goes before `until`."""
+        with self._lock:
+            self._gate.pause(until)
+
+
 class Sendable(Protocol):
     """A request: `nbytes` is what its answer will take in memory."""
 
@@ -144,6 +189,10 @@ class Flow(Generic[Request]):
     is_serving: called in a worker thread, asks the service for the least there is and returns whether it answered. With
     it, failures of the service (5xx, lost connections) count against no request while nothing comes through, and a
     request that alone is left is given up only when the service answers other things. Without it they always count.
+    quota: shared with other flows, its own without one; goes_first: it gets places before them.
+
+    At most `max_in_flight` requests are at the service, and as many more are answered and not durable yet: what a kill
+    makes to be asked again.
     """
 
     def __init__(
@@ -159,6 +208,8 @@ class Flow(Generic[Request]):
         on_answer: Callable[[Request, float], None] | None = None,
         on_tick: Callable[[int, FlowCounts], None] | None = None,
         is_serving: Callable[[], bool] | None = None,
+        quota: Quota | None = None,
+        goes_first: bool = False,
         jitter: random.Random | None = None,
     ) -> None:
         self._send, self._land, self._split, self._give_up = send, land, split, give_up
@@ -171,25 +222,29 @@ class Flow(Generic[Request]):
         self._trial_at, self._trials, self._trial_went_well = -math.inf, 0, False
         self._jitter = jitter or random.Random()
         self._limit = AdaptiveLimit(maximum=pace.max_in_flight, start=pace.start_in_flight)
-        self._gate = RateGate(pace.requests_per_second)
+        self._quota = quota or Quota(per_second=pace.requests_per_second, in_flight=pace.max_in_flight)
+        self._goes_first = goes_first
         self._ready: deque[_Try[Request]] = deque()
         self._waiting: list[tuple[float, int, _Try[Request]]] = []
         self._order = itertools.count()
-        self._finished: queue.SimpleQueue[tuple[_Try[Request], Any, Failure | None, BaseException | None]] = (
+        self._finished: queue.SimpleQueue[tuple[_Try[Request], Any, Failure | None, BaseException | None] | None] = (
             queue.SimpleQueue()
-        )
+        )  # None: something has landed
         self._landing: queue.SimpleQueue[tuple[Request, Any, int] | None] = queue.SimpleQueue()
         self._landed_error: BaseException | None = None
         self._bytes = 0
+        self._reserved = 0  # requests in flight, and answered ones that are not durable
+        self._is_held_back = False  # until something lands: too much is not durable, or the source has nothing yet
         self._bytes_lock = threading.Lock()
         self._in_flight = 0
-        self._exhausted = False
+        self._exhausted = self._is_idle = False
         self._answered_at = 0.0  # when the last request was sent whose answer says that the service works
         self._last_good = 0.0  # when it came, or the end of a pause that the service asked for
         self._stopped: FlowStopped | None = None
 
-    def run(self, requests: Iterable[Request]) -> None:
-        """Send everything and return when all of it has landed or was given up.
+    def run(self, requests: Iterable[Request | None]) -> None:
+        """Send everything and return when all of it has landed or was given up. None in `requests`: there is nothing to
+        send yet; what is to come is asked for again soon, and as soon as something has landed.
 
         Raises FlowStopped when the run can't go on (after what was in flight has landed), and whatever `land` raised.
         When `stop` is set, nothing new is sent and what is in flight lands; the call then returns.
@@ -206,13 +261,15 @@ class Flow(Generic[Request]):
             self._take_finished(block_s=0.0)
             self._landing.put(None)
             writer.join()
+            if self._goes_first:
+                self._quota.unclaim()
             self.counts.requests += self._trials
         if self._landed_error is not None:
             raise self._landed_error
         if self._stopped is not None:
             raise self._stopped
 
-    def _coordinate(self, source: Iterator[Request], pool: ThreadPoolExecutor) -> None:
+    def _coordinate(self, source: Iterator[Request | None], pool: ThreadPoolExecutor) -> None:
         while True:
             draining = self._stop.is_set() or self._stopped is not None or self._landed_error is not None
             if not draining:
@@ -221,38 +278,54 @@ class Flow(Generic[Request]):
                 return
             self._take_finished(block_s=self._pause_s(draining))
 
-    def _dispatch(self, source: Iterator[Request], pool: ThreadPoolExecutor) -> None:
+    def _dispatch(self, source: Iterator[Request | None], pool: ThreadPoolExecutor) -> None:
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             self._ready.append(heapq.heappop(self._waiting)[2])
-        while self._in_flight < self._limit.value and self._gate.wait_s(now) <= 0:
-            if not self._ready:
-                item = None if self._exhausted else next(source, None)
-                if item is None:
-                    self._exhausted = True
-                    break
-                self._ready.append(_Try(item))
-            if not self._reserve(self._ready[0].request.nbytes):
+        while self._in_flight < self._limit.value and self._quota.wait_s(now) <= 0:
+            if not self._ready and not self._fill(source):
+                break
+            nbytes = self._ready[0].request.nbytes
+            if not self._reserve(nbytes):
+                break
+            now = time.monotonic()
+            if not self._quota.take(now, goes_first=self._goes_first):
+                self._release(nbytes)
                 break
             attempt = self._ready.popleft()
-            now = time.monotonic()
-            self._gate.take(now)
             attempt.sent_at = now
             self._in_flight += 1
             self.counts.requests += 1
             self.counts.peak_in_flight = max(self.counts.peak_in_flight, self._in_flight)
             pool.submit(self._work, attempt)
 
+    def _fill(self, source: Iterator[Request | None]) -> bool:
+        item = None
+        if not self._exhausted:
+            self._is_held_back = True  # before it is asked, for what lands from now on may change what it says
+            try:
+                item = next(source)
+            except StopIteration:
+                self._exhausted = True
+        self._is_idle = item is None
+        if item is not None:
+            self._ready.append(_Try(item))
+        return item is not None
+
     def _reserve(self, nbytes: int) -> bool:
         with self._bytes_lock:
-            if self._bytes and self._bytes + nbytes > self._pace.max_bytes:
+            too_much = self._bytes + nbytes > self._pace.max_bytes or self._reserved >= 2 * self._pace.max_in_flight
+            if self._reserved and too_much:
+                self._is_held_back = True
                 return False
             self._bytes += nbytes
+            self._reserved += 1
             return True
 
     def _release(self, nbytes: int) -> None:
         with self._bytes_lock:
             self._bytes -= nbytes
+            self._reserved -= 1
 
     def _work(self, attempt: _Try[Request]) -> None:
         try:
@@ -290,7 +363,7 @@ class Flow(Generic[Request]):
         if self._waiting:
             due.append(self._waiting[0][0] - now)
         if self._in_flight < self._limit.value:
-            due.append(self._gate.wait_s(now) or 0.05)
+            due.append(self._quota.wait_s(now) or 0.05)
         return max(0.0005, min(due))
 
     def _take_finished(self, *, block_s: float) -> None:
@@ -299,7 +372,8 @@ class Flow(Generic[Request]):
         except queue.Empty:
             return
         while True:
-            self._settle(*item)
+            if item is not None:
+                self._settle(*item)
             try:
                 item = self._finished.get_nowait()
             except queue.Empty:
@@ -309,6 +383,7 @@ class Flow(Generic[Request]):
         self, attempt: _Try[Request], answer: Any, failure: Failure | None, error: BaseException | None
     ) -> None:
         self._in_flight -= 1
+        self._quota.give_back()
         now = time.monotonic()
         request = attempt.request
         if error is not None:
@@ -358,7 +433,7 @@ class Flow(Generic[Request]):
             self._limit.refused(sent_at=attempt.sent_at, now=now, factor=0.8)
         if failure.retry_after_s is not None:
             pause_s = min(failure.retry_after_s, longest_pause_s)
-            self._gate.pause(now + pause_s)
+            self._quota.pause(now + pause_s)
             self._last_good = max(self._last_good, now + pause_s)  # silence that was asked for tries nobody's patience
         is_silent = self._is_silent(attempt, failure)
         attempt.failed_at = now
@@ -369,7 +444,7 @@ class Flow(Generic[Request]):
         if self._is_out_of_patience(now) and attempt.attempts + attempt.refusals >= least_tries:
             self._stopped = self._stopped or FlowStopped(failure)
             return
-        nothing_else = is_silent and attempt.serves_others and self._exhausted and not self._ready
+        nothing_else = is_silent and attempt.serves_others and self._is_idle and not self._ready
         if attempt.attempts >= self._pace.max_attempts or nothing_else:
             self._replace(attempt.request, failure)
             return
@@ -405,5 +480,8 @@ class Flow(Generic[Request]):
                     self._landed_error = error
             for _, _, nbytes in batch:
                 self._release(nbytes)
+            if self._is_held_back:
+                self._is_held_back = False
+                self._finished.put(None)
             if ended:
                 return

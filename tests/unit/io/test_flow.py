@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3etl.io.flow import AdaptiveLimit, Flow, FlowStopped, Pace, RateGate
+from m3etl.io.flow import AdaptiveLimit, Flow, FlowStopped, Pace, Quota, RateGate
 from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 
 
@@ -73,6 +73,109 @@ def test_passing_failures_are_retried_until_they_pass():
     assert len(rig.landed) == 60
     assert not rig.given_up
     assert rig.flow.counts.retries == sum(number % 3 for number in range(60))
+
+
+def test_a_source_may_have_nothing_yet():
+    landed: list[str] = []
+
+    def source():
+        yield Ask("0")
+        while not landed:
+            yield None
+        yield Ask("after the first")
+
+    flow = Flow(
+        send=lambda ask: ask.name,
+        land=lambda batch: landed.extend(answer for _, answer in batch),
+        split=lambda ask, failure: None,
+        give_up=lambda ask, failure: None,
+        pace=Pace(requests_per_second=10_000),
+    )
+    flow.run(source())
+    assert landed == ["0", "after the first"]
+
+
+def test_no_more_is_answered_and_not_durable_than_may_be_in_flight():
+    most, sent, durable, seen = 4, [], [], []
+    lock = threading.Lock()
+
+    def send(ask):
+        with lock:
+            sent.append(ask)
+            seen.append(len(sent) - len(durable))
+        return 1
+
+    def land(batch):
+        time.sleep(0.02)
+        with lock:
+            durable.extend(batch)
+
+    flow = Flow(
+        send=send,
+        land=land,
+        split=lambda ask, failure: None,
+        give_up=lambda ask, failure: None,
+        pace=Pace(requests_per_second=10_000, max_in_flight=most, start_in_flight=most),
+    )
+    flow.run(Ask(str(number)) for number in range(60))
+    assert len(durable) == 60
+    assert most < max(seen) <= 2 * most
+
+
+def test_flows_share_one_quota_and_one_of_them_goes_first():
+    quota = Quota(per_second=10_000, in_flight=3)
+    flying: Counter[str] = Counter()
+    peaks: list[int] = []
+    lock = threading.Lock()
+
+    def send(ask):
+        with lock:
+            flying[ask.name[0]] += 1
+            peaks.append(sum(flying.values()))
+        time.sleep(0.002)
+        with lock:
+            flying[ask.name[0]] -= 1
+        return ask.name
+
+    landed: list[str] = []
+    threads = []
+    for name in ("first", "other"):
+        flow = Flow(
+            send=send,
+            land=lambda batch: landed.extend(answer for _, answer in batch),
+            split=lambda ask, failure: None,
+            give_up=lambda ask, failure: None,
+            pace=Pace(requests_per_second=10_000, max_in_flight=3, start_in_flight=3),
+            quota=quota,
+            goes_first=name == "first",
+        )
+        asks = [Ask(f"{name} {number}") for number in range(80)]
+        threads.append(threading.Thread(target=flow.run, args=(asks,)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(name.split()[0] for name in landed) == {"first": 80, "other": 80}
+    assert max(peaks) == 3
+
+
+def test_a_place_that_is_claimed_goes_to_nobody_else():
+    quota = Quota(per_second=1000, in_flight=1)
+    assert quota.take(1.0, goes_first=False)
+    assert not quota.take(2.0, goes_first=True)
+    quota.give_back()
+    assert not quota.take(3.0, goes_first=False)
+    assert quota.take(3.0, goes_first=True)
+    quota.give_back()
+    assert quota.take(4.0, goes_first=False)
+    assert not quota.take(5.0, goes_first=True)
+    quota.unclaim()
+    quota.give_back()
+    assert quota.take(6.0, goes_first=False)
+    quota.give_back()
+    quota.pause(8.0)
+    assert not quota.take(7.0, goes_first=True)
+    assert quota.wait_s(7.0) == pytest.approx(1.0)
 
 
 def test_nothing_deterministic_is_sent_twice():
