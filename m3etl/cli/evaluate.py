@@ -15,19 +15,26 @@ from m3etl.cli.options import Settings
     type=click.Path(exists=True, path_type=Path),
     help="Checkpoint to probe.",
 )
-@click.option("--label", "labels", metavar="ARRAY", multiple=True, help="Label to probe; several are allowed.")
+@click.option(
+    "--label",
+    "labels",
+    metavar="NAME",
+    multiple=True,
+    help="What to probe: an array with classes, or a column that your points brought along. May be repeated.",
+)
 @click.pass_obj
 def command(settings: Settings, checkpoint: Path | None, labels: tuple[str, ...]) -> None:
     """Probe the encoder on labels it was not trained on.
 
-    kNN and a swept linear probe, beside floors that were never trained. Without a checkpoint it takes runs that left
-    the label's family out, and trains short ones where there are none.
+    kNN and a swept linear probe, beside floors that were never trained: accuracy for classes, R2 for numbers.
+    Without a checkpoint it takes runs that left the label's family out, and trains short ones where there are none.
     """
-    from m3etl.cli.connection import prepare, source_from_environment
+    from m3etl.cli.connection import existing_campaign, prepare, source_from_environment
     from m3etl.cli.output import write_summaries
     from m3etl.cli.progress import make_progress
-    from m3etl.stages.evaluate import run_evaluate
+    from m3etl.stages.evaluate import check_labels, run_evaluate
 
+    check_labels(existing_campaign(settings), labels)
     progress = make_progress()
     campaign, summaries = prepare(settings, last="normalize", source=source_from_environment(), progress=progress)
     summary = run_evaluate(campaign, checkpoint=checkpoint, labels=labels, progress=progress)

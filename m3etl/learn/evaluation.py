@@ -47,10 +47,26 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFeatures:
-    """Features (n, d) and class numbers (n,) of the chips of one split."""
+    """Features (n, d) and labels (n,) of the chips of one split: class numbers, or float64 for a regression."""
 
     x: Features
-    y: Labels
+    y: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Labelled chips to fit, to choose (None: by cross-validation of train) and to test on, features standardised."""
+
+    train: LabelledFeatures
+    val: LabelledFeatures | None
+    test: LabelledFeatures
+    selected_on: str
+    tested_on: str
+
+    @property
+    def fitting(self) -> LabelledFeatures:
+        """What the chosen probe is fitted on: train and val together."""
+        return self.train if self.val is None else together(self.train, self.val)
 
 
 def score_probes(splits: Mapping[str, LabelledFeatures], *, seed: int) -> list[Score]:
@@ -60,9 +76,19 @@ def score_probes(splits: Mapping[str, LabelledFeatures], *, seed: int) -> list[S
     the probe is fitted on train and val together. NothingSelectedError where there is too little to fit or to test.
     """
     known = {name: _known(part) for name, part in splits.items()}
-    train, val, test = (known.get(name) for name in ("train", "val", "test"))
+    train = known.get("train")
     if train is None or len(train.y) < least_chips or len(np.unique(train.y)) < least_chips:
         raise NothingSelectedError("fewer than two labelled classes among the training chips")
+    shares = share_out(known)
+    with threads_for(shares.train.x):
+        return [_scored(probe, shares, seed) for probe in ("knn", "linear")]
+
+
+def share_out(known: Mapping[str, LabelledFeatures]) -> Shares:
+    """The splits, each with labelled chips only and `train` among them, in their parts: without test chips those of val
+    are tested. NothingSelectedError where neither has any.
+    """
+    train, val, test = known["train"], known.get("val"), known.get("test")
     selected_on, tested_on = "val", "test"
     if test is None or not len(test.y):
         test, val, tested_on = val, None, "val"
@@ -71,31 +97,22 @@ def score_probes(splits: Mapping[str, LabelledFeatures], *, seed: int) -> list[S
     if val is None or not len(val.y):
         val, selected_on = None, f"{folds}-fold cross-validation of train"
     centre, spread = train.x.mean(axis=0), train.x.std(axis=0)
-    train, val, test = (
-        None if part is None else LabelledFeatures(x=_standardised(part.x, centre, spread), y=part.y)
-        for part in (train, val, test)
+
+    def standardised(part: LabelledFeatures) -> LabelledFeatures:
+        return LabelledFeatures(x=_standardised(part.x, centre, spread), y=part.y)
+
+    return Shares(
+        train=standardised(train),
+        val=None if val is None else standardised(val),
+        test=standardised(test),
+        selected_on=selected_on,
+        tested_on=tested_on,
     )
-    assert train is not None
-    assert test is not None
-    with _threads_for(train.x):
-        return [
-            _scored(probe, train, val, test, seed, selected_on=selected_on, tested_on=tested_on)
-            for probe in ("knn", "linear")
-        ]
 
 
-def _scored(
-    probe: str,
-    train: LabelledFeatures,
-    val: LabelledFeatures | None,
-    test: LabelledFeatures,
-    seed: int,
-    *,
-    selected_on: str,
-    tested_on: str,
-) -> Score:
-    chosen = _swept(probe, train, val, seed)
-    fitting = train if val is None else _together(train, val)
+def _scored(probe: str, shares: Shares, seed: int) -> Score:
+    chosen = _swept(probe, shares.train, shares.val, seed)
+    fitting, test = shares.fitting, shares.test
     measured = measure(test.y, _predicted(probe, chosen, fitting, test.x), seed=seed)
     return Score(
         probe=probe,
@@ -104,8 +121,8 @@ def _scored(
         test_chips=len(test.y),
         classes=len(np.unique(fitting.y)),
         **measured,
-        selected_on=selected_on,
-        tested_on=tested_on,
+        selected_on=shares.selected_on,
+        tested_on=shares.tested_on,
     )
 
 
@@ -180,14 +197,14 @@ def _linear(inverse_regularisation: float, fitting: LabelledFeatures, x: Feature
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    fitted, x = _in_span(fitting.x, x)
+    fitted, x = in_span(fitting.x, x)
     model = LogisticRegression(C=inverse_regularisation, max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # weak regularisation of separable classes has no optimum
         return np.asarray(model.fit(fitted, fitting.y).predict(x))
 
 
-def _in_span(fitting: Features, x: Features) -> tuple[Features, Features]:
+def in_span(fitting: Features, x: Features) -> tuple[Features, Features]:
     """Coordinates in the span of the centred training features: the optimum of an L2 penalty lies in it, so with fewer
     chips than features the fit is the same and much cheaper."""
     if len(fitting) >= fitting.shape[1]:
@@ -197,7 +214,7 @@ def _in_span(fitting: Features, x: Features) -> tuple[Features, Features]:
     return (fitting - centre) @ axes.T, (x - centre) @ axes.T
 
 
-def _threads_for(x: Features) -> Any:
+def threads_for(x: Features) -> Any:
     """One BLAS thread for small problems, where waiting threads cost more than they compute."""
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -209,7 +226,8 @@ def _known(part: LabelledFeatures) -> LabelledFeatures:
     return LabelledFeatures(x=part.x[known], y=part.y[known])
 
 
-def _together(one: LabelledFeatures, other: LabelledFeatures) -> LabelledFeatures:
+def together(one: LabelledFeatures, other: LabelledFeatures) -> LabelledFeatures:
+    """The chips of two splits as one."""
     return LabelledFeatures(x=np.concatenate([one.x, other.x]), y=np.concatenate([one.y, other.y]))
 
 

@@ -9,11 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from m3etl.campaign import Campaign, write_atomically
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.publication import read_origins
 from m3etl.io.store import open_store, read_stats
 from m3etl.spec.modality import ArraySpec
+from m3etl.spec.spelling import did_you_mean
+from m3etl.stages.labels import LabelColumn, label_names, least_labelled, read_labels
 from m3etl.stages.pretrain import needs_training_extra, run_pretrain
 from m3etl.stages.summary import Progress, Summary
 
@@ -26,6 +30,8 @@ floors = ("image_statistics", "random_convolutions", "untrained_encoder")
 splits = ("train", "val", "test")
 short_steps = 100  # of the quick preset, for encoders that are trained to be probed only
 
+Target = ArraySpec | LabelColumn
+
 
 def run_evaluate(
     campaign: Campaign,
@@ -35,11 +41,13 @@ def run_evaluate(
     overrides: Sequence[str] = (),
     progress: Progress,
 ) -> Summary:
-    """Probe labels (by default all arrays with a class table) and write evaluation.json into the run's directory.
+    """Probe labels and write evaluation.json into the run's directory. A label is an array with a class table or a
+    column that the user's points brought; by default all such arrays, and all columns with enough labelled chips.
 
     With `checkpoint`, labels whose family it was trained to predict are refused (InputError) or, if not named, left
     out. Without, each label is probed on the longest finished run that left its family out; where there is none, one is
-    pretrained first (with `overrides`), and that is said. Facts: `probes`, a row per label and probe, beside floors.
+    pretrained first (with `overrides`), and that is said. Facts: `probes`, a row per label and probe, beside floors;
+    `regressions`, the same for columns of numbers.
     """
     needs_training_extra()
     started = time.monotonic()
@@ -49,6 +57,7 @@ def run_evaluate(
     else:
         plan = _plan_of_runs(campaign, wanted, overrides, progress)
     rows: list[dict[str, Any]] = []
+    regressions: list[dict[str, Any]] = []
     errors: dict[str, int] = {}
     parts = _features_by_split(campaign, plan, progress)
     for number, (found, specs) in enumerate(plan):
@@ -58,17 +67,21 @@ def run_evaluate(
                 errors[f"{name}: {outcome}"] = 1
                 continue
             reports.append({"label": name, **outcome})
-            rows.extend(_table_rows(name, outcome))
+            if "majority" in outcome:
+                rows.extend(_table_rows(name, outcome))
+            else:
+                regressions.extend(_regression_rows(name, outcome))
         report = {"checkpoint": str(found.path), "dataset_id": found.state["dataset_id"], "labels": reports}
         write_atomically(found.path.parents[1] / "evaluation.json", (json.dumps(report, indent=1) + "\n").encode())
     facts = {
         "runs": [str(found.path.parents[1]) for found, _ in plan],
         "note": _note(campaign),
         "probes": rows,
+        **({"regressions": regressions} if regressions else {}),
     }
     return Summary(
         stage="evaluate",
-        done=len(rows) // 2,
+        done=(len(rows) + len(regressions)) // 2,
         rejected=len(errors),
         seconds=time.monotonic() - started,
         errors=errors,
@@ -76,33 +89,52 @@ def run_evaluate(
     )
 
 
-def labels_to_probe(campaign: Campaign, labels: Sequence[str]) -> tuple[ArraySpec, ...]:
-    """The named arrays, or all with a class table; InputError names what cannot be probed."""
+def check_labels(campaign: Campaign, labels: Sequence[str]) -> None:
+    """InputError where a name is neither an array that this m3etl knows nor a column of the plan, before any stage."""
+    from m3etl.spec.catalog import known_arrays
+
+    known = [*known_arrays(), *label_names(campaign)]
+    unknown = [name for name in labels if name not in known]
+    if unknown:
+        classes = [spec.name for spec in known_arrays().values() if spec.classes]
+        raise InputError(
+            f"not a label of this data set: {', '.join(unknown)}{did_you_mean(unknown, known)}",
+            hint=f"Labels: {', '.join([*classes, *label_names(campaign)])}.",
+        )
+
+
+def labels_to_probe(campaign: Campaign, labels: Sequence[str]) -> tuple[Target, ...]:
+    """The named arrays and columns of the plan, or all arrays with a class table and all columns with enough labels;
+    InputError names what cannot be probed.
+    """
     from m3etl.learn.features import probe_labels
 
     if not campaign.store_path.exists() or not campaign.stats_path.exists():
         raise NothingSelectedError(
             f"there are no normalised chips in {campaign.root}", hint="Run `m3etl normalize` first."
         )
-    known = {spec.name: spec for spec in probe_labels(tuple(open_store(campaign.store_path).specs.values()))}
+    store = open_store(campaign.store_path)
+    arrays = {spec.name: spec for spec in probe_labels(tuple(store.specs.values()))}
+    columns = [name for name in label_names(campaign) if name not in store.specs]
+    known = [*arrays, *columns]
     unknown = [name for name in labels if name not in known]
     if unknown or not known:
         raise InputError(
-            f"not a label of this data set: {', '.join(unknown) or 'there is none'}",
+            f"not a label of this data set: {', '.join(unknown) or 'there is none'}{did_you_mean(unknown, known)}",
             hint=f"Labels: {', '.join(known) or 'none; export dynamic_world, worldcover or biome'}.",
         )
-    return tuple(spec for name, spec in known.items() if name in labels or not labels)
+    wanted = [spec for name, spec in arrays.items() if name in labels or not labels]
+    read = read_labels(campaign, [name for name in columns if name in labels or not labels], len(store.chip_ids))
+    return (*wanted, *(column for column in read.values() if labels or column.labelled >= least_labelled))
 
 
-def is_unseen(checkpoint: Checkpoint, spec: ArraySpec) -> bool:
+def is_unseen(checkpoint: Checkpoint, spec: Target) -> bool:
     """Whether neither the label nor another array of its family was a pretext target of the checkpoint."""
     family = spec.label_family
     return spec.name not in checkpoint.targets and (not family or family not in checkpoint.target_families)
 
 
-def _plan_of_checkpoint(
-    path: Path, wanted: Sequence[ArraySpec], *, named: bool
-) -> list[tuple[Checkpoint, list[ArraySpec]]]:
+def _plan_of_checkpoint(path: Path, wanted: Sequence[Target], *, named: bool) -> list[tuple[Checkpoint, list[Target]]]:
     from m3etl.learn.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(path)
@@ -119,14 +151,14 @@ def _plan_of_checkpoint(
 
 
 def _plan_of_runs(
-    campaign: Campaign, wanted: Sequence[ArraySpec], overrides: Sequence[str], progress: Progress
-) -> list[tuple[Checkpoint, list[ArraySpec]]]:
+    campaign: Campaign, wanted: Sequence[Target], overrides: Sequence[str], progress: Progress
+) -> list[tuple[Checkpoint, list[Target]]]:
     from m3etl.learn.checkpoint import find_runs, read_checkpoint
 
     dataset_id = read_stats(campaign.stats_path).get("dataset_id", "")
-    chosen: dict[Path, tuple[Checkpoint, list[ArraySpec]]] = {}
-    for family in dict.fromkeys(spec.label_family or spec.name for spec in wanted):
-        specs = [spec for spec in wanted if (spec.label_family or spec.name) == family]
+    chosen: dict[Path, tuple[Checkpoint, list[Target]]] = {}
+    for family in dict.fromkeys(map(_family, wanted)):
+        specs = [spec for spec in wanted if _family(spec) == family]
         finished = [
             run
             for run in find_runs(campaign.runs_path)
@@ -135,12 +167,19 @@ def _plan_of_runs(
             and all(is_unseen(run, spec) for spec in specs)
         ]
         if not finished:
-            progress.say(f"no finished run left {family} out: pretraining one with data.leave_out=[{family}]")
-            options = [*_length(overrides), "run.pictures=0", *overrides, f"data.leave_out=[{family}]"]
+            without = [f"data.leave_out=[{family}]"] if family else []
+            reason = f"no finished run left {family} out" if family else "no run is finished"
+            progress.say(f"{reason}: pretraining one{' with ' if without else ''}{''.join(without)}")
+            options = [*_length(overrides), "run.pictures=0", *overrides, *without]
             summary = run_pretrain(campaign, overrides=options, progress=progress)
             finished = [read_checkpoint(Path(summary.facts["run"]))]
         chosen.setdefault(finished[0].path, (finished[0], []))[1].extend(specs)
     return list(chosen.values())
+
+
+def _family(spec: Target) -> str:
+    """What must be left out to probe it: nothing for a column of the points, which no encoder ever sees."""
+    return spec.label_family or spec.name if isinstance(spec, ArraySpec) else ""
 
 
 def _length(overrides: Sequence[str]) -> list[str]:
@@ -155,7 +194,7 @@ def _length(overrides: Sequence[str]) -> list[str]:
 
 
 def _probe(
-    parts: Mapping[str, ChipFeatures], number: int, checkpoint: Checkpoint, specs: Sequence[ArraySpec]
+    parts: Mapping[str, ChipFeatures], number: int, checkpoint: Checkpoint, specs: Sequence[Target]
 ) -> dict[str, dict[str, Any] | str]:
     """For each label the scores of an encoder and of the floors, or the reason why it cannot be probed."""
     from m3etl.learn.evaluation import LabelledFeatures
@@ -165,20 +204,22 @@ def _probe(
     for spec in specs:
         by_features = {
             kind: {
-                split: LabelledFeatures(x=part.features[source], y=part.labels[spec.name])
+                split: LabelledFeatures(x=part.features[source], y=_labels_of(spec, part))
                 for split, part in parts.items()
             }
             for kind, source in sources.items()
         }
+        seed = checkpoint.config.run.seed
+        is_classes = isinstance(spec, ArraySpec) or spec.is_classes
         try:
-            outcomes[spec.name] = _scored(by_features, seed=checkpoint.config.run.seed)
+            outcomes[spec.name] = _scored(by_features, seed=seed) if is_classes else _regressed(by_features, seed=seed)
         except NothingSelectedError as error:
             outcomes[spec.name] = error.message
     return outcomes
 
 
 def _features_by_split(
-    campaign: Campaign, plan: Sequence[tuple[Checkpoint, Sequence[ArraySpec]]], progress: Progress
+    campaign: Campaign, plan: Sequence[tuple[Checkpoint, Sequence[Target]]], progress: Progress
 ) -> dict[str, ChipFeatures]:
     """Features of all encoders of the plan (`encoder 0` ...) and of the floors, and all labels, in one pass."""
     import torch
@@ -196,7 +237,8 @@ def _features_by_split(
     from m3etl.learn.mpmae import input_bands, input_levels
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    labels = list({spec.name: spec for _, specs in plan for spec in specs}.values())
+    targets = (spec for _, specs in plan for spec in specs)
+    labels = list({spec.name: spec for spec in targets if isinstance(spec, ArraySpec)}.values())
     pretrained = [load_encoder(checkpoint.path) for checkpoint, _ in plan]
     first = plan[0][0]
     seed, model = first.config.run.seed, first.config.model
@@ -229,6 +271,17 @@ def _features_by_split(
     return found
 
 
+def _labels_of(spec: Target, part: ChipFeatures) -> NDArray[Any]:
+    return part.labels[spec.name] if isinstance(spec, ArraySpec) else spec.values[part.rows]
+
+
+def _regressed(by_features: Mapping[str, Mapping[str, LabelledFeatures]], *, seed: int) -> dict[str, Any]:
+    from m3etl.learn.regression import score_regressions
+
+    scores = {kind: score_regressions(parts, seed=seed) for kind, parts in by_features.items()}
+    return {"scores": {kind: [asdict(score) for score in found] for kind, found in scores.items()}}
+
+
 def _scored(by_features: Mapping[str, Mapping[str, LabelledFeatures]], *, seed: int) -> dict[str, Any]:
     from m3etl.learn.evaluation import majority_accuracy, score_probes
 
@@ -255,6 +308,25 @@ def _table_rows(label: str, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "macro_f1": round(score["macro_f1"], 3),
                 **{kind: round(outcome["scores"][kind][number]["accuracy"], 3) for kind in floors},
                 "majority": round(outcome["majority"], 3),
+            }
+        )
+    return rows
+
+
+def _regression_rows(label: str, outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for a column of numbers: R2, its interval, the error in the column's units, and the floors' R2."""
+    rows = []
+    for number, score in enumerate(outcome["scores"]["encoder"]):
+        low, high = score["r2_interval"]
+        rows.append(
+            {
+                "label": label,
+                "probe": score["probe"],
+                "test_chips": score["test_chips"],
+                "r2": round(score["r2"], 3),
+                "95 %": f"{low:.2f} to {high:.2f}",
+                "rmse": score["rmse"],
+                **{kind: round(outcome["scores"][kind][number]["r2"], 3) for kind in floors},
             }
         )
     return rows

@@ -102,3 +102,17 @@ def test_generated_pages_are_up_to_date():
 def test_the_readme_says_what_it_is_for_in_five_lines():
     paragraph = (repository / "README.md").read_text().split("\n\n")[1]
     assert 3 <= len(paragraph.splitlines()) <= 5
+
+
+def test_everything_in_a_campaign_directory_is_documented(campaign_directory):
+    from m3etl.campaign import locked, open_campaign, store_locked
+
+    campaign = open_campaign(campaign_directory)
+    with locked(campaign), store_locked(campaign):
+        found = {path.name for path in campaign_directory.iterdir()}
+    paths = [value for name in dir(campaign) if name.endswith("_path") for value in [getattr(campaign, name)]]
+    found |= {path.relative_to(campaign_directory).parts[0] for path in paths} | {".emulator"}
+    page = (repository / "docs" / "campaign.md").read_text(encoding="utf-8")
+    named = {name.rstrip("/") for name in re.findall(r"`([^`]+)`", page)}
+    assert {".lock", ".lock-store", "chips.zarr"} <= found
+    assert sorted(found - named) == []

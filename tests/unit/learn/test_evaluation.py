@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from fakes.learning import specs_of, write_campaign
 
 from m3etl.errors import InputError, NothingSelectedError
+from m3etl.io.plan import write_plan
 from m3etl.learn.evaluation import LabelledFeatures, majority_accuracy, measure, score_probes
 from m3etl.learn.features import image_statistics, majority_class, probe_labels, random_convolutions
 from m3etl.learn.mpmae import EncoderInput
+from m3etl.learn.regression import r2_with_interval, score_regressions
 from m3etl.stages.embed import run_embed
-from m3etl.stages.evaluate import floors, run_evaluate
+from m3etl.stages.evaluate import check_labels, floors, labels_to_probe, run_evaluate
+from m3etl.stages.labels import label_column
 from m3etl.stages.pretrain import run_pretrain
 from m3etl.stages.summary import SilentProgress
 
@@ -189,3 +193,125 @@ def test_embeddings_of_all_chips_lie_in_one_table(campaign, tmp_path):
     assert pq.read_table(other).equals(table)
     with pytest.raises(InputError, match="cannot write"):
         run_embed(campaign, checkpoint=Path(run), output=tmp_path / "no" / "x.parquet", progress=SilentProgress())
+
+
+def numbers(count: int, *, seed: int, noise: float = 0.1) -> LabelledFeatures:
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(count, 8)).astype(np.float32)
+    y = 3.0 * x[:, 0] - x[:, 1].astype(np.float64) + generator.normal(scale=noise, size=count)
+    return LabelledFeatures(x=x, y=y)
+
+
+def test_a_linear_law_is_regressed_and_chance_is_not():
+    parts = {"train": numbers(120, seed=0), "val": numbers(40, seed=1), "test": numbers(60, seed=2)}
+    unknown = np.where(np.arange(120) < 10, np.nan, parts["train"].y)
+    knn, linear = score_regressions({**parts, "train": LabelledFeatures(x=parts["train"].x, y=unknown)}, seed=0)
+    assert (knn.probe, linear.probe) == ("knn", "linear")
+    assert linear.r2 > 0.98 > knn.r2 > 0.3
+    assert linear.r2_interval[0] < linear.r2 < linear.r2_interval[1] <= 1
+    assert linear.rmse == pytest.approx(0.1, rel=0.4)
+    assert (linear.train_chips, linear.test_chips, linear.tested_on) == (150, 60, "test")
+    chance = {
+        name: LabelledFeatures(x=part.x, y=np.random.default_rng(9).permutation(part.y)) for name, part in parts.items()
+    }
+    assert all(score.r2 < 0.2 for score in score_regressions(chance, seed=0))
+    flat = LabelledFeatures(x=parts["test"].x, y=np.ones(60))
+    with pytest.raises(NothingSelectedError, match="in the split test"):
+        score_regressions({**parts, "test": flat}, seed=0)
+    with pytest.raises(NothingSelectedError, match="among the training chips"):
+        score_regressions({"train": flat, "test": parts["test"]}, seed=0)
+
+
+def test_r2_by_hand():
+    truth, predicted = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 2.0])
+    r2, (low, high) = r2_with_interval(truth, predicted, seed=0)
+    assert r2 == pytest.approx(1 - 1 / 2)
+    assert low < 0.5 < high
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "found"),
+    [
+        (["oak", " pine", None, "oak", ""], ("oak", "pine"), [0, 1, -1, 0, -1]),
+        ([3, 1, 3, 1, 2], ("1", "2", "3"), [2, 0, 2, 0, 1]),
+        ([3.0, 1.0, float("nan"), 1.0, 3.0], ("1", "3"), [1, 0, -1, 0, 1]),
+        ([True, False, None, True, True], ("False", "True"), [1, 0, -1, 1, 1]),
+        (["2019", "2020", "n/a", "2019", None], ("2019", "2020", "n/a"), [0, 1, 2, 0, -1]),
+        ([0.5, 1.0, None, 2.0, float("inf")], (), [0.5, 1.0, np.nan, 2.0, np.nan]),
+        (["0.5", "1e3", "", None, "7"], (), [0.5, 1000.0, np.nan, np.nan, 7.0]),
+    ],
+)
+def test_columns_of_any_type_become_classes_or_numbers(values, classes, found):
+    column = label_column("tree", pd.Series(values, dtype=object))
+    assert column.classes == classes
+    np.testing.assert_array_equal(column.values, found)
+    assert column.labelled == sum(item >= 0 for item in found)
+
+
+def test_many_whole_numbers_are_regressed_and_many_texts_are_no_classes():
+    assert not label_column("people", pd.Series(range(100), dtype=object)).is_classes
+    with pytest.raises(InputError, match="1,500 different texts"):
+        label_column("owner", pd.Series([f"owner {number}" for number in range(1500)], dtype=object))
+
+
+def test_columns_of_the_points_are_probed_beside_the_floors(tmp_path):
+    splits = ("train",) * 24 + ("val",) * 8 + ("test",) * 8
+    campaign = write_campaign(tmp_path / "c", splits=splits)
+    write_labels(campaign, splits)
+    progress = Sayings()
+    summary = run_evaluate(campaign, labels=["kind", "height"], overrides=quick, progress=progress)
+    assert [text for text in progress.said if "pretraining" in text] == ["no run is finished: pretraining one"]
+    assert [(row["label"], row["probe"]) for row in summary.facts["probes"]] == [("kind", "knn"), ("kind", "linear")]
+    assert [(row["label"], row["probe"]) for row in summary.facts["regressions"]] == [
+        ("height", "knn"),
+        ("height", "linear"),
+    ]
+    row = summary.facts["probes"][1]
+    assert row["test_chips"] == 8
+    assert row["image_statistics"] > 0.8, "the label follows from what the pictures show"
+    row = summary.facts["regressions"][1]
+    assert set(floors) <= set(row)
+    assert row["image_statistics"] > 0.5
+    assert row["r2"] <= 1
+    assert row["rmse"] >= 0
+    report = json.loads((Path(summary.facts["runs"][0]) / "evaluation.json").read_text())
+    assert {item["label"] for item in report["labels"]} == {"kind", "height"}
+    with pytest.raises(InputError, match=r"did you mean height\?"):
+        run_evaluate(campaign, labels=["hight"], overrides=quick, progress=progress)
+    assert {column.name for column in labels_to_probe(campaign, [])} == {"worldcover", "biome", "kind", "height"}
+    with pytest.raises(InputError, match=r"did you mean worldcover\?"):
+        check_labels(campaign, ["wordcover"])
+    assert check_labels(campaign, ["rare", "kind", "biome"]) is None
+
+
+def write_labels(campaign, splits) -> None:
+    """A plan whose columns follow from the hidden field's level, as the arrays do; `rare` has two labelled chips."""
+    count = len(splits)
+    kind = [("oak", "pine", "none")[row % 3] for row in range(count)]
+    height = [10.0 * (row % 3) + 0.25 for row in range(count)]
+    rows = pd.DataFrame(
+        {
+            "chip_id": [f"32632-640-{row:04d}-4956" for row in range(count)],
+            "row": range(count),
+            "generation": 0,
+            "epsg": 32632,
+            "xmin": [500_000.0 + row * 640 for row in range(count)],
+            "ymin": 5_000_000.0 - 640,
+            "xmax": [500_640.0 + row * 640 for row in range(count)],
+            "ymax": 5_000_000.0,
+            "lon": 9.0,
+            "lat": 50.0,
+            "biome": 7,
+            "ecoregion": 1,
+            "realm": "Palearctic",
+            "region": "europe",
+            "year": 2019,
+            "split": splits,
+            "reserve": False,
+            "date": "2019-07-01T00:00:00Z",
+            "kind": kind,
+            "height": height,
+            "rare": ["a", "b", *[None] * (count - 2)],
+        }
+    )
+    write_plan(campaign.plan_path, rows.sample(frac=1.0, random_state=0))
