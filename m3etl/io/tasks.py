@@ -154,8 +154,17 @@ class Tasks:
         self._update(job, TaskState.RUNNING, operation=operation)
 
     def exported(self, job: str) -> None:
-        """Its files are in the bucket."""
-        self._update(job, TaskState.EXPORTED)
+        """Its files are in the bucket; how long that took joins the totals."""
+        with self._file.transaction() as connection:
+            connection.execute(
+                "INSERT INTO totals SELECT 'task_s', ? - since FROM tasks WHERE job = ? "
+                "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+                (time.time(), job),
+            )
+            connection.execute(
+                "INSERT INTO totals VALUES ('tasks', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
+            connection.execute("UPDATE tasks SET state = 'exported' WHERE job = ?", (job,))
 
     def try_again(self, job: str, kind: str, reason: str) -> None:
         """This attempt came to nothing; the next one is to be asked for."""

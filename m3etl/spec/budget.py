@@ -11,6 +11,7 @@ import numpy as np
 
 from m3etl.spec.jobs import max_request_bytes, request_bytes
 from m3etl.spec.modality import ArraySpec, Shape
+from m3etl.spec.tilecounts import TaskGroup
 
 # EECU-hours a month, https://developers.google.com/earth-engine/guides/noncommercial_tiers (since 27 April 2026)
 tiers: Mapping[str, float] = {"Community": 150.0, "Contributor": 1_000.0, "Partner": 100_000.0}
@@ -22,13 +23,17 @@ least_samples = 5
 _quantile = 2.3263479
 
 assumed_rounds = 2.5  # measured on the planet: two questions per chip and some repeated for other years
+# As stages.planning works: so many places are planned in one go, with so many rounds of questions, and a request holds
+# up to four times the places it began with while answers come within half a minute.
+wave_batches, rounds_of_a_wave, most_growth = 24, 4, 4
+assumed_task_s = 600.0
 assumed_stored_share = 0.6  # compressed size of a shard against its raw values, measured on the planet
 planning_lane, pixel_lane, batch_lane = "planning", "pixels", "batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One profiled request. units: its size (questions about chips, bytes of pixels, tasks); eecu_s: EECU-seconds."""
+    """One profiled request. units: its size (questions about chips, bytes of pixels); eecu_s: EECU-seconds."""
 
     lane: str
     units: float
@@ -144,7 +149,8 @@ class Figures:
     """What earlier requests of a campaign have shown: the cost of every lane, and sizes.
 
     source: where the figures come from, in words; planned, chips: chips that were planned and that have landed;
-    bytes_down: received for these; stored_bytes_per_chip: on disk, 0 where nothing is stored yet.
+    bytes_down: received for these; stored_bytes_per_chip: on disk, 0 where nothing is stored yet. tasks, task_s: export
+    tasks that were finished, and the seconds that these took together.
     """
 
     source: str = ""
@@ -152,6 +158,8 @@ class Figures:
     chips: int = 0
     bytes_down: float = 0.0
     stored_bytes_per_chip: float = 0.0
+    tasks: int = 0
+    task_s: float = 0.0
     lanes: dict[str, LaneCost] = field(default_factory=dict)
 
     def lane(self, name: str) -> LaneCost:
@@ -164,6 +172,8 @@ class Figures:
         self.planned += other.planned
         self.chips += other.chips
         self.bytes_down += other.bytes_down
+        self.tasks += other.tasks
+        self.task_s += other.task_s
         self.stored_bytes_per_chip = self.stored_bytes_per_chip or other.stored_bytes_per_chip
         for name, lane in other.lanes.items():
             self.lane(name).merge(lane)
@@ -191,6 +201,8 @@ def estimate(
     *,
     chips: int,
     unplanned: int | None = None,
+    places: int | None = None,
+    pixel_requests: int | None = None,
     specs: Sequence[ArraySpec],
     chip_m: float,
     chip_px: int,
@@ -198,46 +210,94 @@ def estimate(
     requests_per_second: float,
     check_every: int,
     figures: Figures | None = None,
+    tasks: Sequence[TaskGroup] | None = None,
+    running: int = 2,
 ) -> dict[str, Any]:
     """What an export of `chips` more chips takes, `unplanned` of them (all by default) still without scenes: requests,
     bytes, the seconds that the quota makes it take at least, EECU-hours and the months of each tier.
 
     Sizes and compute are those of `figures` where there are any; without them sizes follow from the declarations and
-    compute is unknown (None).
+    compute is unknown (None). places: blocks among the unplanned, pixel_requests: those that blocks make; both as many
+    as there are chips by default. tasks: export tasks that bring the pixels in place of requests, `running` at a time.
     """
     known = figures or Figures()
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
-    pixel_requests = _pixel_requests(chips, rasters, chip_px, known)
     unplanned = chips if unplanned is None else unplanned
-    rounds = known.per_chip(planning_lane) or assumed_rounds
-    planning_requests = math.ceil(rounds * unplanned / max(1, plan_batch))
-    requests = pixel_requests + planning_requests
+    rounds = known.per_chip(planning_lane) * (unplanned / places if places else 1.0) or assumed_rounds
+    planning = _planning_requests(unplanned if places is None else places, rounds, plan_batch)
+    asked = sum(group.least for group in tasks) if tasks is not None else None
+    pixels = _pixel_requests(chips, pixel_requests, rasters, chip_px, known) if asked is None else asked
+    requests = pixels + planning
     return {
         "chips": chips,
         "requests": requests,
         "requests per chip": round(requests / chips, 3) if chips else None,
-        **_bytes(chips, specs, rasters, chip_m, chip_px, check_every, known),
+        "planning requests": planning,
+        **_bytes(chips, specs, rasters, chip_m, chip_px, check_every if tasks is None else 0, known),
+        **(_task_facts(tasks, running, known) if tasks is not None else {}),
         "seconds at the quota": round(requests / requests_per_second, 1),
-        **compute_facts(chips, unplanned, known),
+        **compute_facts(chips, unplanned, known, task_bytes=sum(group.nbytes for group in tasks or ())),
     }
 
 
-def compute_facts(chips: int, unplanned: int, known: Figures) -> dict[str, Any]:
-    """EECU-hours of so many more chips with their upper bound and source, and the months of each tier they fill."""
+def _planning_requests(places: int, rounds: float, plan_batch: int) -> int:
+    """Requests about so many places, with so many questions about each. An answer that takes long makes it more."""
+    if not places:
+        return 0
+    waves = math.ceil(places / (wave_batches * max(1, plan_batch)))
+    return math.ceil(rounds * places / (most_growth * max(1, plan_batch))) + rounds_of_a_wave * waves
+
+
+def _task_facts(tasks: Sequence[TaskGroup], running: int, known: Figures) -> dict[str, Any]:
+    """Tasks by group, the bytes that they leave in the bucket, and the time that they take where `running` run."""
+    least, most = sum(group.least for group in tasks), sum(group.most for group in tasks)
+    each_s = known.task_s / known.tasks if known.tasks else assumed_task_s
+    source = f"{known.source}: {known.tasks} tasks" if known.tasks else f"assumed, {assumed_task_s:g} s a task"
+    return {
+        "tasks": f"{least:,} to {most:,}" if most > least else f"{least:,}",
+        "bucket bytes (upper bound)": sum(group.nbytes for group in tasks),
+        f"seconds with {running} tasks running": round(each_s * math.ceil(least / running)),
+        "task time from": source,
+        "tasks by group": [
+            {
+                "arrays": ", ".join(group.arrays),
+                "type": group.dtype,
+                "pixels a side": group.side,
+                "tasks, one a tile": group.least,
+                "tasks at most": group.most,
+                "pixels": group.pixels,
+                "bucket bytes": group.nbytes,
+            }
+            for group in tasks
+        ],
+    }
+
+
+def compute_facts(chips: int, unplanned: int, known: Figures, *, task_bytes: float = 0.0) -> dict[str, Any]:
+    """EECU-hours of so many more chips with their upper bound and source, and the months of each tier they fill.
+
+    task_bytes: what export tasks are to bring; where their cost is known it is used, else that of pixel requests.
+    """
     lanes = {name: lane for name, lane in known.lanes.items() if lane.units > 0}
+    by_tasks = bool(task_bytes) and batch_lane in lanes and lanes[batch_lane].is_known
+    if by_tasks:
+        lanes.pop(pixel_lane, None)
     unmeasured = sorted(name for name, lane in lanes.items() if not lane.is_known)
     if not lanes or not known.chips or unmeasured:
         missing = f" of {' and '.join(unmeasured)}" if unmeasured else ""
         reason = f"unknown: fewer than {least_samples} profiled requests{missing}; measure them with --pilot"
         return {"EECU-hours": None, "EECU-hours (95 % upper bound)": None, "EECU figures from": reason}
     units = {name: known.per_chip(name) * (unplanned if name == planning_lane else chips) for name in lanes}
+    if by_tasks:
+        units[batch_lane] = task_bytes
     expected = sum(lane.expected_s(units[name]) for name, lane in lanes.items()) / hour_s
     upper = sum(lane.upper_s(units[name]) for name, lane in lanes.items()) / hour_s
     samples = sum(len(lane.samples) for lane in lanes.values())
     return {
         "EECU-hours": _significant(expected),
         "EECU-hours (95 % upper bound)": _significant(upper),
-        "EECU figures from": f"{known.source}: {samples} profiled requests, {known.chips} chips",
+        "EECU figures from": f"{known.source}: {samples} profiled {'tasks and ' if by_tasks else ''}requests, "
+        f"{known.chips} chips",
         "months of a tier": [
             {
                 "tier": name,
@@ -250,8 +310,10 @@ def compute_facts(chips: int, unplanned: int, known: Figures) -> dict[str, Any]:
     }
 
 
-def _pixel_requests(chips: int, rasters: Sequence[ArraySpec], chip_px: int, known: Figures) -> int:
+def _pixel_requests(chips: int, blocks: int | None, rasters: Sequence[ArraySpec], chip_px: int, known: Figures) -> int:
     lane = known.lanes.get(pixel_lane)
+    if blocks is not None and rasters:
+        return blocks
     if known.chips and lane is not None and lane.requests:
         return math.ceil(chips * lane.requests / known.chips)
     counted = request_bytes(chip_px, chip_px, rasters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from m3etl.campaign import Campaign, write_atomically
 from m3etl.errors import BudgetError, DamagedError
-from m3etl.io.ledger import ChipState, Ledger
+from m3etl.io.exports import usual_running
+from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
 from m3etl.io.metering import Meter, Profiler, requests_name, units_name
 from m3etl.spec.budget import Figures, LaneCost, estimate, hour_s
+from m3etl.spec.tilecounts import count_block_requests, count_squares, count_tasks
+from m3etl.stages.fetching import block_chips_of
+from m3etl.stages.scheduling import chosen_cells
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,19 +85,33 @@ def spent_facts(figures: Figures) -> dict[str, Any]:
 
 
 def dry_run_facts(
-    campaign: Campaign, specs: Sequence[ArraySpec], ledger: Ledger | None, *, chips: int
+    campaign: Campaign,
+    specs: Sequence[ArraySpec],
+    ledger: Ledger | None,
+    *,
+    chips: int,
+    chosen: Chosen = everything,
+    running: int = usual_running,
 ) -> dict[str, Any]:
-    """What is left of an export of `chips` chips (those that the ledger has chosen), and what it will cost."""
+    """What is left of an export of `chips` chips (those that are chosen), and what it will cost. running: export tasks
+    that run at a time where the configuration names no number.
+    """
     config = campaign.config.export
+    part = 1.0 if campaign.part is None or ledger is not None else 1.0 / campaign.part[1]
+    chips = math.ceil(chips * part)
     counts: Counter[ChipState] = Counter()
     for (_, _, state), number in (ledger.tally() if ledger is not None else {}).items():
         counts[state] += number
     done = sum(counts[state] for state in (ChipState.LANDED, ChipState.SEALED, ChipState.FAILED))
     left = max(0, chips - done)
     figures = read_figures(campaign, ledger)
+    unplanned = max(0, left - counts[ChipState.PLANNED])
+    share = left / chips * part if chips else 0.0
     facts = estimate(
         chips=left,
-        unplanned=max(0, left - counts[ChipState.PLANNED]),
+        unplanned=unplanned,
+        **_counted(campaign, specs, chosen, left=share, unplanned=unplanned / chips * part if chips else 0.0),
+        running=config.batch_in_flight or running,
         specs=specs,
         chip_m=campaign.chip_m,
         chip_px=campaign.config.sample.chip_px,
@@ -102,7 +121,32 @@ def dry_run_facts(
         figures=figures,
     )
     spent = spent_facts(figures) if figures.lanes else {}
-    return {**facts, "chips": chips, **({"chips left": left} if left != chips else {}), **spent}
+    shared = {} if part == 1.0 else {"part": "an even share; its own chips are known after its first export"}
+    return {**facts, "chips": chips, **shared, **({"chips left": left} if left != chips else {}), **spent}
+
+
+def _counted(
+    campaign: Campaign, specs: Sequence[ArraySpec], chosen: Chosen, *, left: float, unplanned: float
+) -> dict[str, Any]:
+    """What neighbouring chips share, counted on the plan: requests of blocks, or export tasks; `left` and `unplanned`:
+    the shares of the chips that are still to be fetched and planned.
+    """
+    block, batch = block_chips_of(campaign, specs), campaign.config.export.lane == "batch"
+    if not (block > 1 or batch):
+        return {}
+    cells = chosen_cells(campaign, chosen)
+    counted: dict[str, Any] = {"places": math.ceil(unplanned * count_squares(cells, block))}
+    if not batch:
+        return {**counted, "pixel_requests": math.ceil(left * count_block_requests(cells, block))}
+    groups = count_tasks(
+        cells,
+        specs,
+        chip_px=campaign.config.sample.chip_px,
+        chip_m=campaign.chip_m,
+        tile_px=campaign.config.export.batch_tile_px,
+        block_chips=block,
+    )
+    return {**counted, "tasks": [group.share(left) for group in groups]}
 
 
 def write_pilot(campaign: Campaign, figures: Figures) -> None:
@@ -155,6 +199,8 @@ def _figures_of_runs(campaign: Campaign, ledger: Ledger) -> Figures:
         planned=landed + counts.get(ChipState.PLANNED, 0) + counts.get(ChipState.FAILED, 0),
         chips=landed,
         bytes_down=totals.get("bytes", 0.0),
+        tasks=int(totals.get("tasks", 0)),
+        task_s=totals.get("task_s", 0.0),
         stored_bytes_per_chip=_stored_bytes_per_chip(campaign.store_path, ledger),
     )
     suffix = units_name("")

@@ -349,10 +349,10 @@ def _draining(stop: threading.Event, progress: Progress) -> Iterator[None]:
 def _dry_run(campaign: Campaign, chosen: Chosen, modalities: Sequence[str]) -> Summary:
     chips = count_planned(campaign, chosen)
     if not campaign.ledger_path.exists():
-        return dry_run(campaign, None, chips, modalities)
+        return dry_run(campaign, None, chips, modalities, chosen)
     ledger = open_ledger(campaign.ledger_path, to_read=True)
     try:
         ledger.chosen = chosen
-        return dry_run(campaign, ledger, chips, modalities)
+        return dry_run(campaign, ledger, chips, modalities, chosen)
     finally:
         ledger.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 from m3etl.campaign import Campaign
 from m3etl.io.flow import FlowCounts
-from m3etl.io.ledger import ChipState, Ledger
+from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
 from m3etl.io.outcomes import Kind, retry_may_help
 from m3etl.io.tasks import describe_tasks
 from m3etl.spec.biomes import no_biome
@@ -82,9 +82,15 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
     )
 
 
-def dry_run(campaign: Campaign, ledger: Ledger | None, chips: int, modalities: Sequence[str]) -> Summary:
+def dry_run(
+    campaign: Campaign, ledger: Ledger | None, chips: int, modalities: Sequence[str], chosen: Chosen = everything
+) -> Summary:
     """What an export of so many chips would still ask for; nothing is sent."""
-    figures = dry_run_facts(campaign, wanted_specs(campaign.config.export, modalities), ledger, chips=chips)
+    specs = wanted_specs(campaign.config.export, modalities)
+    figures = dry_run_facts(campaign, specs, ledger, chips=chips, chosen=chosen)
+    so_far = describe_tasks(campaign.ledger_path) if ledger is not None else ""
+    if so_far:
+        figures["tasks so far"] = so_far
     return Summary(stage="export", skipped=chips, facts={"dry run": "nothing was requested", **figures})
 
 

@@ -110,7 +110,7 @@ def _scratch(campaign: Campaign, folder: Path, plan: pd.DataFrame, chips: int) -
         folder,
         replace(
             config,
-            export=replace(config.export, plan_batch=batch, profile_every=1),
+            export=replace(config.export, lane="pixels", plan_batch=batch, profile_every=1),
             store=replace(config.store, shard_chips=0),
         ),
     )

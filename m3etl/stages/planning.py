@@ -25,7 +25,7 @@ from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
 from m3etl.io.recipes import ChipGrid
-from m3etl.spec.budget import planning_lane
+from m3etl.spec.budget import most_growth, planning_lane, wave_batches
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
@@ -34,9 +34,7 @@ from m3etl.stages.decisions import Decision, PlanChip
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
 few_places = 3  # so few may fail alone without anything being wrong with the service
-wave_batches = 24
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
-most_growth = 4
 quick_answer_s = 30.0  # the service works for at most 300 s on a question
 question_bytes = 256 * 1024
 

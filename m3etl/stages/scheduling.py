@@ -22,6 +22,7 @@ from m3etl.spec.lattice import Cells
 from m3etl.spec.replacement import ReserveRow, chosen_chips, next_to_plan
 from m3etl.spec.roworder import draws_of_cells
 from m3etl.spec.scenes import utc_ms
+from m3etl.spec.tilecounts import ChipCells
 from m3etl.stages.decisions import PlanChip
 from m3etl.stages.layout import Layout
 from m3etl.stages.places import grid_of
@@ -51,12 +52,27 @@ def count_planned(campaign: Campaign, chosen: Chosen = everything) -> int:
     return sum(_planned_parts(campaign, chosen))
 
 
+def chosen_cells(campaign: Campaign, chosen: Chosen = everything) -> ChipCells:
+    """The cells of these chips: 24 bytes each."""
+    found: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+    for batch in iterate_plan(campaign.plan_path, ["epsg", "xmin", "ymin", "lon", "lat", "reserve"]):
+        wanted = _wanted(batch, chosen)
+        columns = (batch["epsg"], *(np.round(batch[name] / campaign.chip_m) for name in ("xmin", "ymin")))
+        found.append(np.stack([np.asarray(values)[wanted].astype(np.int64) for values in columns]))
+    epsg, column, row = np.concatenate(found, axis=1) if found else np.zeros((3, 0), np.int64)
+    return ChipCells(epsg=epsg, column=column, row=row)
+
+
 def _planned_parts(campaign: Campaign, chosen: Chosen) -> Iterator[int]:
     for batch in iterate_plan(campaign.plan_path, ["lon", "lat", "reserve"]):
-        wanted = ~batch["reserve"].to_numpy(dtype=bool)
-        if chosen.inside is not None:
-            wanted &= chosen.inside(batch["lon"].to_numpy(), batch["lat"].to_numpy())
-        yield int(wanted.sum())
+        yield int(_wanted(batch, chosen).sum())
+
+
+def _wanted(batch: pd.DataFrame, chosen: Chosen) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    wanted: np.ndarray[Any, np.dtype[np.bool_]] = ~batch["reserve"].to_numpy(dtype=bool)
+    if chosen.inside is not None:
+        wanted &= chosen.inside(batch["lon"].to_numpy(), batch["lat"].to_numpy())
+    return wanted
 
 
 def read_plan_into(ledger: Ledger, campaign: Campaign, progress: Progress) -> None:

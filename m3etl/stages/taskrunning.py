@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from m3etl.errors import RemoteError
 from m3etl.io.exports import ExportService, Operation, blames_bucket, most_queued
 from m3etl.io.flow import FlowCounts, FlowStopped
@@ -15,7 +17,8 @@ from m3etl.io.metering import Metering
 from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 from m3etl.io.tasks import TaskRecord, Tasks, TaskState
 from m3etl.spec.budget import batch_lane
-from m3etl.spec.exporttasks import halves, without
+from m3etl.spec.catalog import find_array
+from m3etl.spec.exporttasks import ExportTask, halves, without
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
@@ -138,7 +141,7 @@ class TaskRunner:
             self._came_to_nothing(record, Failure(kind=Kind.TRANSIENT, message=message))
         elif operation.failure is None:
             self._tasks.exported(record.job)
-            self._meter.charge(batch_lane, 1.0, operation.eecu_seconds)
+            self._meter.charge(batch_lane, task_bytes(record.task), operation.eecu_seconds)
         else:
             self._came_to_nothing(record, operation.failure)
         return True
@@ -205,3 +208,9 @@ class TaskRunner:
         for chip_id in sorted(record.task.chip_ids):
             self._fail(chip_id, kind, reason)
         self._tasks.failed(record.job, kind, reason)
+
+
+def task_bytes(task: ExportTask) -> float:
+    """Bytes of a task's files before compression."""
+    specs = [find_array(name) for name in task.scenes]
+    return float(task.width * task.height * sum(len(spec.bands) * np.dtype(spec.dtype).itemsize for spec in specs))

@@ -94,7 +94,8 @@ def test_sizes_come_from_figures_where_there_are_any():
     specs = select_arrays(["aster", "worldcover"])
     options = {"specs": specs, "chip_m": 1280.0, "chip_px": 128, "plan_batch": 50, "requests_per_second": 100.0}
     declared = estimate(chips=1000, check_every=0, **options)
-    assert declared["requests"] == 1000 + math.ceil(2.5 * 1000 / 50)
+    assert declared["planning requests"] == math.ceil(2.5 * 1000 / 200) + 4
+    assert declared["requests"] == 1000 + declared["planning requests"]
     assert declared["bytes down (upper bound)"] == 1000 * 128 * 128 * sum(
         len(spec.bands) * np.dtype(spec.dtype).itemsize for spec in specs
     )
@@ -102,11 +103,22 @@ def test_sizes_come_from_figures_where_there_are_any():
     figures.lane("planning").requests, figures.lane("planning").units = 4, 150.0
     figures.bytes_down, figures.stored_bytes_per_chip = 5e6, 2e4
     known = estimate(chips=1000, check_every=0, figures=figures, **options)
-    assert known["requests"] == 1100 + 30
+    assert known["requests"] == 1100 + math.ceil(1500 / 200) + 4
     assert known["bytes down (estimate)"] == 50_000_000
     assert known["bytes on disk (estimate)"] == 20_000_000
-    assert known["seconds at the quota"] == pytest.approx(11.3)
+    assert known["seconds at the quota"] == pytest.approx(11.1)
     assert estimate(chips=1000, unplanned=0, check_every=0, figures=figures, **options)["requests"] == 1100
+
+
+def test_a_task_costs_what_tasks_have_cost_and_else_what_requests_have():
+    figures = figures_of([3.6] * 20, chips=20, requests=20)
+    by_requests = compute_facts(1000, 0, figures, task_bytes=1e9)
+    assert by_requests["EECU-hours"] == pytest.approx(1.0)
+    figures.lane("batch").requests, figures.lane("batch").units = 10, 1e9
+    figures.add(Sample(lane="batch", units=1e8, eecu_s=360.0) for _ in range(10))
+    by_tasks = compute_facts(1000, 0, figures, task_bytes=2e9)
+    assert by_tasks["EECU-hours"] == pytest.approx(2.0)
+    assert "10 profiled tasks" in by_tasks["EECU figures from"]
 
 
 def test_figures_add_up():

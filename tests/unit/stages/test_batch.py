@@ -101,6 +101,20 @@ def test_raw_files_are_kept_when_asked_for(clouds):
     assert len(cloud.files()) == len(cloud.tasks.started())
 
 
+def test_a_dry_run_tells_the_tasks_that_follow(clouds):
+    cloud = clouds(slow=1)
+    said = run_export(open_campaign(cloud.campaign.root), session=None, dry_run=True, progress=SilentProgress()).facts
+    cloud.export()
+    started = len(cloud.tasks.started())
+    least, _, most = said["tasks"].partition(" to ")
+    assert 0.8 * int(least) <= started <= int(most), "what a place does not have needs no task"
+    assert said["bucket bytes (upper bound)"] > 0
+    again = run_export(open_campaign(cloud.campaign.root), session=None, dry_run=True, progress=SilentProgress()).facts
+    assert again["chips left"] == 0
+    assert again["tasks so far"] == f"{started} read"
+    assert again["task time from"].startswith("the runs so far")
+
+
 def test_never_more_in_flight_than_the_service_runs(clouds, by_pixels):
     cloud = clouds(slow=2, limit=4)
     cloud.export()

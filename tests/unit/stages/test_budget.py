@@ -41,6 +41,58 @@ def test_without_figures_the_cost_is_unknown_and_says_how_to_measure_it(tmp_path
     assert "EECU-hours spent" not in facts
 
 
+@pytest.mark.parametrize(("count", "batch"), [(9, 4), (40, 50), (400, 20)])
+def test_requests_are_about_as_many_as_said_before(tmp_path, count, batch):
+    campaign = make_campaign(tmp_path / "c", make_plan(count), plan_batch=batch, modalities=("sentinel2", "worldcover"))
+    said = dry_run(campaign)
+    sent = export(campaign, FakeEarth()).facts
+    assert said["requests"] == pytest.approx(sent["requests"], abs=3, rel=0.02)
+    assert said["planning requests"] == pytest.approx(sent["planning requests"], abs=3, rel=0.2)
+
+
+def wall_to_wall(path, side, **options):
+    rows = []
+    for number in range(side * side):
+        column, row = 3000 + number % side, 33_000 + number // side
+        corner = {"xmin": 160.0 * column, "ymin": 160.0 * row, "xmax": 160.0 * column + 160, "ymax": 160.0 * row + 160}
+        rows.append({"chip_id": f"32632-0160-{column:04d}-{row:04d}", "epsg": 32632, **corner})
+    plan = make_plan(side * side).assign(**{name: [row[name] for row in rows] for name in rows[0]})
+    return make_campaign(path, plan, strategy="grid", **options)
+
+
+def test_requests_of_blocks_are_counted_as_they_are_sent(tmp_path):
+    campaign = wall_to_wall(tmp_path / "c", 9, block_chips=4, modalities=("aster", "worldcover"), check_every=0)
+    said = dry_run(campaign)
+    earth = FakeEarth()
+    sent = export(campaign, earth)
+    assert sent.failed == 0
+    assert said["requests"] - said["planning requests"] == earth.calls["pixels"] == 13
+    assert said["planning requests"] <= sent.facts["planning requests"] + 3
+
+
+def test_a_dry_run_of_the_batch_lane_tells_its_tasks(tmp_path):
+    options = {"modalities": ("sentinel2", "aster", "worldcover"), "batch_tile_px": 64}
+    campaign = wall_to_wall(tmp_path / "c", 9, lane="batch", batch_in_flight=3, **options)
+    facts = dry_run(campaign)
+    groups = {row["arrays"]: row for row in facts["tasks by group"]}
+    # Tiles of 4 x 4 chips from column 3000 (a multiple of 4) and row 33000: 3 x 3 of them.
+    assert {row["tasks, one a tile"] for row in groups.values()} == {9}
+    worldcover = groups["worldcover"]
+    assert (worldcover["tasks at most"], worldcover["pixels"], worldcover["bucket bytes"]) == (9, 144**2, 144**2)
+    scenes = next(row for name, row in groups.items() if "sentinel2_l2a" in name)
+    assert (scenes["tasks, one a tile"], scenes["tasks at most"]) == (9, 9), (
+        "one anchor a block of 8 x 8, here 2 x 2 blocks"
+    )
+    assert facts["bucket bytes (upper bound)"] == sum(row["bucket bytes"] for row in groups.values())
+    tasks = sum(row["tasks, one a tile"] for row in groups.values())
+    assert facts["seconds with 3 tasks running"] == 600 * -(-tasks // 3)
+    assert facts["task time from"].startswith("assumed")
+    assert facts["EECU-hours"] is None
+    pilot(campaign, FakeEarth(eecu_s=36.0))
+    assert dry_run(campaign)["EECU-hours"] > 0
+    assert dry_run(campaign)["EECU figures from"].startswith("a pilot")
+
+
 def test_a_pilot_tells_the_cost_and_leaves_nothing_else(tmp_path):
     campaign = make_campaign(tmp_path / "c", make_plan(chips))
     earth = FakeEarth(eecu_s=36.0)
