@@ -15,10 +15,11 @@ from scipy.spatial import cKDTree
 
 from m3etl.spec.leakage import leakage_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, valid_of
+from m3etl.spec.program import periods
 from m3etl.spec.splits import buffer, split_names
 
-scene_arrays = ("sentinel1", "sentinel2_l")
-smooth_arrays = ("_angle", "_counts")  # of scenes, but the same for many chips
+scene_arrays = ("sentinel1", "sentinel2_l", "sentinel2_dates")
+smooth_arrays = ("_angle", "_counts", "_cloud")  # of scenes, but the same for many chips
 saturated_share = 0.5
 limit_slack = 1e-6  # of a stored step: limits are quotients of physical numbers
 # Between these lie the darkest values of four or more bands of real L2A that kept the offset (1085 to 1241 in a chip
@@ -68,7 +69,7 @@ def find_in_chips(
         top = (flat >= spec.stored_max - limit_slack) & valid
         saturated = np.asarray(top.sum(axis=1) > saturated_share * np.maximum(1, valid.sum(axis=1)), dtype=np.bool_)
         marks.append(("saturated", saturated, f"more than {saturated_share:.0%} of the values are at the upper limit"))
-    if spec.shape is Shape.RASTER and spec.name.startswith("sentinel2_l"):
+    if spec.shape is Shape.RASTER and spec.target and spec.name.startswith(("sentinel2_l", "sentinel2_dates/")):
         jumped = np.array([_has_offset(spec, chip) for chip in stored], dtype=np.bool_) & ~_constant(flat, valid)
         marks.append(("offset jump", jumped, "dark pixels lie near 1000: the offset of baseline 04.00 was not removed"))
     return [
@@ -168,6 +169,20 @@ def find_wrong_times(array: str, records: Sequence[tuple[str, str, int]]) -> lis
         return []
     meaning = "the recorded time is not that of the recorded scene"
     return [Finding(check="swapped date", array=array, count=len(wrong), example=wrong[0], meaning=meaning)]
+
+
+def find_wrong_seasons(array: str, records: Sequence[tuple[str, str, int]]) -> list[Finding]:
+    """Scenes outside the season that they stand for. records: (chip_id, period, UTC ms); other periods are left out."""
+    wrong = []
+    for chip_id, period, time_ms in records:
+        first, last = periods.get(period, (1, 12))
+        month = datetime.fromtimestamp(time_ms / 1000, UTC).month
+        if not (first <= month <= last if first <= last else month >= first or month <= last):
+            wrong.append(f"{chip_id} {period}")
+    if not wrong:
+        return []
+    meaning = "the recorded time is not in the season that the scene stands for"
+    return [Finding(check="wrong season", array=array, count=len(wrong), example=wrong[0], meaning=meaning)]
 
 
 def find_split_anchors(records: Mapping[str, Sequence[tuple[int, float]]]) -> list[Finding]:

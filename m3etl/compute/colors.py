@@ -19,6 +19,9 @@ bright_limits = (0.0, 1.0)  # for chips that it would turn all white: snow, ice,
 backscatter_limits_db = ((-20.0, 0.0), (-27.0, -7.0), (2.0, 15.0))  # VV, VH, VV - VH
 # Bands of one look at arrays with seasons, months or days: summer, where there is one.
 telling_bands = (
+    ("JJA_B4", "JJA_B3", "JJA_B2"),
+    ("JJA_VV", "JJA_VH"),
+    ("JJA_cs_cdf",),
     ("JJA_B4_median", "JJA_B3_median", "JJA_B2_median"),
     ("07_B4_median", "07_B3_median", "07_B2_median"),
     ("JJA_VV_mean", "JJA_VH_mean"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,21 @@ def find_cloud_array(specs: Iterable[ArraySpec]) -> ArraySpec | None:
     """The array that tells clouds (a raster with `cs_cdf` or `SCL`), None without one."""
     named = (spec for spec in specs if spec.shape is Shape.RASTER and {"cs_cdf", "SCL"} & set(spec.bands))
     return next(named, None)
+
+
+def find_cloud_of_periods(spec: ArraySpec, specs: Iterable[ArraySpec]) -> ArraySpec | None:
+    """The array that tells the clouds of the scenes of an array with periods, None without one."""
+    return next(
+        (
+            other
+            for other in specs
+            if other.modality == spec.modality
+            and other.periods == spec.periods
+            and spec.periods
+            and {"cs_cdf", "SCL"} & set(other.band_names)
+        ),
+        None,
+    )
 
 
 def clear_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Mask:
@@ -40,6 +56,16 @@ def known_of(spec: ArraySpec, stored: npt.NDArray[Any]) -> Mask:
     """Pixels about whose clouds anything is known: (..., band, y, x) to bool (..., y, x)."""
     telling = [position for position, band in enumerate(spec.bands) if band in ("cs_cdf", "SCL")]
     return np.asarray(valid_of(spec, stored[..., telling, :, :]).any(axis=-3))
+
+
+def without_cloud(spec: ArraySpec, stored: npt.NDArray[Any], cloud: ArraySpec, of_cloud: npt.NDArray[Any]) -> None:
+    """Turn the cloudy pixels of each period of one chip, stored (band, y, x), into fill, by the cloud array of the
+    same periods.
+    """
+    own = replace(cloud, bands=cloud.band_names, periods=())
+    clear = clear_of(own, of_cloud.reshape(cloud.with_periods(of_cloud.shape)))
+    for part, kept in zip(stored.reshape(spec.with_periods(stored.shape)), clear, strict=True):
+        part[:, ~fitted(kept, (stored.shape[-2], stored.shape[-1]))] = spec.fill_value()
 
 
 def valid_fraction(spec: ArraySpec, stored: npt.NDArray[Any]) -> float:

@@ -17,7 +17,7 @@ from m3etl.io.blocks import place_in
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.recipes import ChipGrid, Window, check_fields, check_scale, chip_tag, pixel_m
 from m3etl.io.segments import Part
-from m3etl.spec.jobs import ArrayStatus, field_name
+from m3etl.spec.jobs import ArrayScenes, ArrayStatus, field_name
 from m3etl.spec.modality import ArraySpec, Values, valid_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def read_answer(request: PixelRequest, body: bytes) -> dict[str, float]:
         _check_range(spec, values, seen)
         valid[name] = float(seen.any(axis=0).mean()) if rows else 0.0
         if request.window.top == 0 and request.window.bottom >= side:
-            _check_promise(request.job, spec, valid[name])
+            _check_promises(request.job, spec, seen)
     return valid
 
 
@@ -81,8 +81,9 @@ def _cut(request: PixelRequest, job: PixelJob, fields: Array) -> Piece:
         rows, columns = slice(row * side, (row + 1) * side), slice(column * side, (column + 1) * side)
         for band in spec.bands:
             chip[field_name(name, band)][:side, :side] = fields[field_name(name, band)][rows, columns]
-        valid[name] = float(valid_of(spec, stacked(spec, chip[:side, :side])).any(axis=0).mean())
-        _check_promise(job, spec, valid[name])
+        seen = valid_of(spec, stacked(spec, chip[:side, :side]))
+        valid[name] = float(seen.any(axis=0).mean())
+        _check_promises(job, spec, seen)
     stream = io.BytesIO()
     np.save(stream, chip)
     asked = {"arrays": list(request.arrays), "width": width, "top": 0, "bottom": width, "check": False}
@@ -206,8 +207,16 @@ def _to_lonlat(epsg: int) -> Transformer:
     return Transformer.from_crs(f"EPSG:{epsg}", "EPSG:4326", always_xy=True)
 
 
-def _check_promise(job: PixelJob, spec: ArraySpec, fraction: float) -> None:
+def _check_promises(job: PixelJob, spec: ArraySpec, seen: npt.NDArray[np.bool_]) -> None:
+    """seen: (band, y, x) whether there is a value; of every period what was promised of it."""
     scenes = job.scenes[spec.name]
+    _check_promise(spec.name, scenes, float(seen.any(axis=0).mean()))
+    by_period = seen.reshape(spec.with_periods(seen.shape))
+    for place, period in enumerate(spec.periods if scenes.periods else ()):
+        _check_promise(f"{spec.name} of {period}", scenes.periods[period], float(by_period[place].any(axis=0).mean()))
+
+
+def _check_promise(what: str, scenes: ArrayScenes, fraction: float) -> None:
     promised = scenes.valid_fraction
     if promised is None:
         return
@@ -215,7 +224,7 @@ def _check_promise(job: PixelJob, spec: ArraySpec, fraction: float) -> None:
     tolerance = promise_tolerance if len(scenes.scene_ids) == 1 else 1.0
     if (promised >= promise_floor and fraction == 0) or fraction < promised - tolerance:
         shown = "is all fill" if fraction == 0 else f"shows {fraction:.0%}"
-        raise _failed(Kind.WRONG, f"{spec.name} {shown} where planning promised {promised:.0%}")
+        raise _failed(Kind.WRONG, f"{what} {shown} where planning promised {promised:.0%}")
 
 
 def _check_range(spec: ArraySpec, values: Array, valid: npt.NDArray[np.bool_]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from m3etl.io.pixels import PixelJob, PixelRequest, expression_of
 from m3etl.io.recipes import ChipGrid, chip_tag, encode_request, list_recipes, pixel_m
-from m3etl.spec.jobs import ArrayScenes
+from m3etl.spec.jobs import ArrayScenes, split_mark
 
 most_forms = 2000
 # Stand-ins: no value of a real request, and no part of one another as JSON.
@@ -79,15 +79,16 @@ def _shape_of(request: PixelRequest, listed: bool) -> tuple[Any, list[str | Sequ
     lists: dict[tuple[str, ...], int] = {}
     arrays: list[tuple[Any, ...]] = []
     for name in request.arrays:
-        spec, ids = request.job.specs[name], request.job.scenes[name].scene_ids
+        spec, ids = request.job.specs[name], request.job.scenes[name].request_ids
         if listed and spec.recipe in list_recipes:
             many = (min(len(ids), 2), ids[0].rpartition("/")[0], lists.setdefault(tuple(ids), len(lists)))
             arrays.append((name, id(spec), many))
             continue
-        for scene_id in ids:
+        marked = [split_mark(request_id) for request_id in ids]
+        for _, scene_id in marked:
             numbers.setdefault(scene_id, len(numbers))
         # The same id in two places is one node of the graph, so which are equal is part of the form.
-        places = tuple((scene_id.rpartition("/")[0], numbers[scene_id]) for scene_id in ids)
+        places = tuple((period, scene_id.rpartition("/")[0], numbers[scene_id]) for period, scene_id in marked)
         arrays.append((name, id(spec), places))
     once = len({*numbers, *(item for ids in lists for item in ids)}) == len(numbers) + sum(map(len, lists))
     size = (window.width, window.bottom - window.top, window.top == 0)
@@ -153,7 +154,7 @@ def _stand_in(request: PixelRequest, listed: bool, *, images: int) -> tuple[Pixe
             continue
         for scene_id in found.scene_ids:
             names.setdefault(scene_id, f"{scene_id.rpartition('/')[0]}/@{len(names)}@")
-        scenes[name] = replace(found, scene_ids=tuple(names[scene_id] for scene_id in found.scene_ids))
+        scenes[name] = found.renamed(names)
     chip = ChipGrid(
         chip_id=_chip_id, epsg=_epsg, xmin=_xmin, ymax=_ymax, chip_px=job.chip.chip_px, chips=job.chip.chips
     )

@@ -157,7 +157,7 @@ def without(request: PixelRequest, arrays: Sequence[str]) -> PixelRequest | None
 def expression_of(request: PixelRequest) -> dict[str, Any]:
     """The request as the client wants it."""
     job = request.job
-    arrays = [(job.specs[name], job.scenes[name].scene_ids) for name in request.arrays]
+    arrays = [(job.specs[name], job.scenes[name].request_ids) for name in request.arrays]
     return pixel_request(job.chip, request.window, arrays, check=request.check, tag=tag)
 
 
@@ -169,14 +169,20 @@ def _request(job: PixelJob, arrays: tuple[str, ...], check: bool) -> PixelReques
 def _block_request(jobs: Sequence[PixelJob], chips: int, arrays: tuple[str, ...]) -> PixelRequest:
     grid = block_of(jobs[0].chip, chips)
     # What planning promised of a chip is checked chip by chip; of the block it promised nothing.
-    scenes = {name: replace(item, valid_fraction=None) for name, item in jobs[0].scenes.items()}
+    scenes = {name: unpromised(item) for name, item in jobs[0].scenes.items()}
     check = any(job.check for job in jobs)
     job = PixelJob(chip=grid, specs=jobs[0].specs, scenes=scenes, check=check)
     return replace(_request(job, arrays, check), members=tuple(jobs))
 
 
+def unpromised(scenes: ArrayScenes) -> ArrayScenes:
+    """The same scenes, of whose valid pixels nothing is known."""
+    periods = {period: unpromised(item) for period, item in scenes.periods.items()}
+    return replace(scenes, valid_fraction=None, periods=periods)
+
+
 def _scenes_of(job: PixelJob) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    return tuple((name, job.scenes[name].scene_ids) for name in job.wanted())
+    return tuple((name, job.scenes[name].request_ids) for name in job.wanted())
 
 
 def _quarters(jobs: Sequence[PixelJob], chips: int) -> list[list[PixelJob]]:

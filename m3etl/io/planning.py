@@ -15,6 +15,7 @@ from typing import Any
 
 from m3etl.io.programs import filtered
 from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog_dates import radar_dates
 from m3etl.spec.catalog_further import angle_recipe, pass_array
 from m3etl.spec.catalog_m3leo import terrain_recipes
 from m3etl.spec.modality import ArraySpec, Temporal
@@ -60,7 +61,7 @@ class Wanted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Anchored:
     """A place with its anchor: longitude and latitude of each chip's centre, time, system:index ("" without a scene),
-    other level to look for, year of yearly composites.
+    other level to look for, year of yearly composites, moments of each season's date where they are wanted.
     """
 
     chip: ChipGrid
@@ -70,6 +71,7 @@ class Anchored:
     year: tuple[int, int]
     month: tuple[int, int]
     other_level: str = ""
+    dates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +88,13 @@ class ImageList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """What belongs to one anchor, as the service answered. months: of each point."""
+    """What belongs to one anchor, as the service answered. months: of each point; dated_passes: near each of the
+    dates.
+    """
 
     other: tuple[Candidate, ...] = ()
     passes: Mapping[str, tuple[PassImage, ...]] = field(default_factory=dict)
+    dated_passes: Mapping[str, tuple[tuple[PassImage, ...], ...]] = field(default_factory=dict)
     composites: Mapping[str, ImageList] = field(default_factory=dict)
     months: tuple[Months, ...] = ()
     climate: ImageList = field(default_factory=ImageList)
@@ -224,6 +229,7 @@ def _times(item: Wanted) -> dict[str, Any]:
 
 def _moments(item: Anchored) -> dict[str, Any]:
     return {
+        **({"dates": list(item.dates)} if item.dates else {}),
         "index": item.index,
         "month_end": _month_ms(_next(item.month)),
         "month_start": _month_ms(months_until(*item.month)[0]),
@@ -241,7 +247,7 @@ def _scenes(api: Any, places: Any, level: str, dated: bool, candidates: int) -> 
         chip = _Chip(api, element)
         collection = level_collections["l1c" if level == either_level else level]
         found = chip.images(collection).filterDate(chip.date("start"), chip.date("end"))
-        ranked = chip.by_distance(found, "wish") if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
+        ranked = chip.by_distance(found, chip.number("wish")) if dated else found.sort("CLOUDY_PIXEL_PERCENTAGE")
         return chip.scored_all(ranked, candidates, processed=level == either_level)
 
     return places.map(ask)
@@ -256,6 +262,8 @@ def _companions_of(api: Any, places: Any, specs: Sequence[ArraySpec], levels: Se
         for spec in specs:
             if spec.recipe in recipes_of_passes:
                 answer.setdefault(pass_array(spec), chip.passes(spec, gap_days))
+            elif spec.recipe == radar_dates:
+                answer[spec.name] = chip.dated_passes(spec, gap_days)
             elif _lists_images(spec):
                 answer[spec.name] = chip.listed(chip.of_window(spec))
             elif spec.temporal is Temporal.STATIC:
@@ -312,11 +320,11 @@ class _Chip:
         index = self._feature.getString("index")
         return self.images(collection).filter(self._api.Filter.eq("system:index", index))
 
-    def by_distance(self, images: Any, name: str) -> Any:
+    def by_distance(self, images: Any, moment: Any) -> Any:
         """Images, the nearest in time to a moment first."""
 
         def set_distance(image: Any) -> Any:
-            return image.set("m3etl_distance", image.getNumber("system:time_start").subtract(self.number(name)).abs())
+            return image.set("m3etl_distance", image.getNumber("system:time_start").subtract(moment).abs())
 
         return images.map(set_distance).sort("m3etl_distance")
 
@@ -371,10 +379,20 @@ class _Chip:
 
     def passes(self, spec: ArraySpec, gap_days: float) -> Any:
         """Sentinel-1 images of a spec's orbit pass near the anchor, nearest first, with their share of the chip."""
+        return self._passes(spec, gap_days, self.number("time"))
+
+    def dated_passes(self, spec: ArraySpec, gap_days: float) -> Any:
+        """The same near each of the dates."""
+
+        def ask(moment: Any) -> Any:  # the client would count the `self` of a method
+            return self._passes(spec, gap_days, self._api.Number(moment))
+
+        return self._api.List(self._feature.get("dates")).map(ask)
+
+    def _passes(self, spec: ArraySpec, gap_days: float, time: Any) -> Any:
         api = self._api
         orbit_pass = "ASCENDING" if pass_array(spec).endswith("_asc") else "DESCENDING"
         gap = min(gap_days, spec.max_gap_days)
-        time = self.number("time")
         near = (
             self.images(spec.source[0])
             .filterDate(api.Date(time.subtract(gap * day_ms)), api.Date(time.add(gap * day_ms + 1)))
@@ -393,7 +411,7 @@ class _Chip:
                 }
             )
 
-        return self.by_distance(near, "time").limit(most_passes).toList(most_passes).map(describe)
+        return self.by_distance(near, time).limit(most_passes).toList(most_passes).map(describe)
 
     def listed(self, images: Any) -> Any:
         """Indices and times of images in order of time, and the distinct licences."""
@@ -471,8 +489,11 @@ def _fraction(value: float | None) -> float | None:
 
 
 def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, Any]) -> Companions:
-    passes, composites = {}, {}
+    passes, composites, dated = {}, {}, {}
     for spec in specs:
+        if spec.recipe == radar_dates:
+            near = _of_length(found[spec.name], len(item.dates), "dates")
+            dated[spec.name] = tuple(tuple(_pass_image(spec.source[0], image) for image in images) for images in near)
         if spec.recipe in recipes_of_passes:
             passes[spec.name] = tuple(_pass_image(spec.source[0], image) for image in found[pass_array(spec)])
         elif spec.temporal is Temporal.NEAREST:
@@ -490,6 +511,7 @@ def _companions(item: Anchored, specs: Sequence[ArraySpec], found: Mapping[str, 
     return Companions(
         other=tuple(other),
         passes=passes,
+        dated_passes=dated,
         composites=composites,
         months=tuple(
             {

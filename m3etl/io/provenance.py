@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -27,14 +27,45 @@ schema = pa.schema(
         ("status", pa.string()),
         ("origin", pa.string()),
         ("license", pa.string()),
+        (
+            "periods",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("period", pa.string()),
+                        ("status", pa.string()),
+                        ("scene_ids", pa.list_(pa.string())),
+                        ("time", pa.timestamp("ms", tz="UTC")),
+                        ("gap_days", pa.float64()),
+                        ("valid_fraction", pa.float64()),
+                        ("cloud_fraction", pa.float64()),
+                    ]
+                )
+            ),
+        ),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodRow:
+    """One date of an array that has several. gap_days: to the period's own anchor, its Sentinel-2 scene; fractions over
+    the chip.
+    """
+
+    period: str
+    status: str
+    scene_ids: tuple[str, ...]
+    time: int | None
+    gap_days: float | None
+    valid_fraction: float | None
+    cloud_fraction: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenanceRow:
     """One array of one chip. time_ms: of the first scene; gap_days: to the anchor; fractions over the chip; checksum:
-    sha256 hex.
+    sha256 hex. periods: of an array of several dates, which then has no time, gap and cloud of its own.
     """
 
     chip_id: str
@@ -48,6 +79,7 @@ class ProvenanceRow:
     status: str
     origin: str
     license: str
+    periods: tuple[PeriodRow, ...] | None = None
 
 
 def provenance_file(directory: Path, shard: int, addition: int = 0) -> Path:
@@ -58,6 +90,7 @@ def provenance_file(directory: Path, shard: int, addition: int = 0) -> Path:
 def write_provenance(directory: Path, shard: int, rows: Sequence[ProvenanceRow], addition: int = 0) -> None:
     """Write the file of one shard, whole or not at all; equal rows give equal bytes."""
     columns = {item.name: [getattr(row, item.name) for row in rows] for item in fields(ProvenanceRow)}
+    columns["periods"] = [row.periods and [asdict(period) for period in row.periods] for row in rows]
     table = pa.table(columns, schema=schema)
     path = provenance_file(directory, shard, addition)
     directory = path.parent

@@ -11,17 +11,18 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ee
 import numpy as np
 
 from m3etl.io.programs import orbit_image, program_image, terrain_image
+from m3etl.spec.catalog_dates import cloud_dates, optical_dates, radar_dates
 from m3etl.spec.catalog_further import angle_recipe
 from m3etl.spec.catalog_m3leo import terrain_recipes
-from m3etl.spec.jobs import field_name
-from m3etl.spec.modality import ArraySpec, Values
+from m3etl.spec.jobs import field_name, split_mark
+from m3etl.spec.modality import ArraySpec, Values, names_by_period
 
 Image = Any  # an ee.Image; the client's classes gain their methods only when it is initialised
 
@@ -263,7 +264,44 @@ def worldcover(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     return images[0] if len(images) == 1 else ee.ImageCollection(images).mosaic()
 
 
+def classified_cloud(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """As `sentinel2_cloud`, of level 2A scenes that may have no classification."""
+    bands = ee.Image.constant([0] * len(spec.bands)).rename(list(spec.bands)).selfMask()
+    for scene_id in scene_ids:
+        if scene_id.startswith(_cloud_score):
+            bands = bands.addBands(ee.Image(scene_id).select(["cs", "cs_cdf"]).multiply(100), None, True)
+        else:
+            scl = _with_all_bands(ee.Image(scene_id), ["SCL"])
+            bands = bands.addBands(scl.updateMask(scl.neq(0)), None, True)
+    return bands
+
+
 Recipe = Callable[[ArraySpec, Sequence[str]], Image]
+
+
+def of_each_period(recipe: Recipe) -> Recipe:
+    """A recipe of one date for all periods of an array; a period without scenes is there and masked.
+
+    scene_ids: `ArrayScenes.request_ids`, which say of which period each is.
+    """
+
+    def image(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+        marked = [split_mark(request_id) for request_id in scene_ids]
+        one = replace(spec, bands=spec.band_names, periods=())
+        parts = []
+        for period in spec.periods:
+            own = [scene_id for of, scene_id in marked if of == period]
+            absent = ee.Image.constant([0] * len(one.bands)).rename(list(one.bands)).selfMask()
+            found = recipe(one, own) if own else absent
+            parts.append(found.select(list(one.bands), list(names_by_period([period], one.bands))))
+        combined = parts[0]
+        for part in parts[1:]:
+            combined = combined.addBands(part)
+        return combined
+
+    return image
+
+
 list_recipes = frozenset({"dynamic_world", "program", "orbits"})  # take any number of images in one list
 
 recipes: Mapping[str, Recipe] = {
@@ -277,6 +315,9 @@ recipes: Mapping[str, Recipe] = {
     "dynamic_world": dynamic_world,
     "worldcover": worldcover,
     "program": lambda spec, scene_ids: program_image(ee, spec, scene_ids),
+    optical_dates: of_each_period(sentinel2),
+    cloud_dates: of_each_period(classified_cloud),
+    radar_dates: of_each_period(sentinel1),
     "orbits": lambda spec, scene_ids: orbit_image(ee, spec, scene_ids),
     **dict.fromkeys(terrain_recipes, lambda spec, scene_ids: terrain_image(ee, spec, scene_ids)),
 }

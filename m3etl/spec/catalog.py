@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from m3etl.errors import InputError
 from m3etl.spec.biomes import biome_names
+from m3etl.spec.catalog_dates import dated_arrays
 from m3etl.spec.catalog_further import further_arrays
 from m3etl.spec.catalog_insar import insar_arrays
 from m3etl.spec.catalog_m3leo import m3leo_arrays
@@ -419,6 +420,7 @@ _further: Mapping[str, ArraySpec] = {spec.name: spec for spec in m3leo_arrays()}
 _beside: Mapping[str, ArraySpec] = {
     spec.name: spec for spec in further_arrays(worldcover_classes, dynamic_world_classes)
 }
+_dated: Mapping[str, ArraySpec] = {spec.name: spec for spec in dated_arrays(arrays)}
 _imported: Mapping[str, ArraySpec] = {spec.name: spec for spec in insar_arrays()}
 _declared: dict[str, ArraySpec] = {}
 
@@ -432,7 +434,7 @@ def known_arrays() -> Mapping[str, ArraySpec]:
     """Every array by name: MMEarth's, the further ones, those that come from files, and those that a user's files
     declared.
     """
-    return {**arrays, **_further, **_beside, **_imported, **_declared}
+    return {**arrays, **_further, **_beside, **_dated, **_imported, **_declared}
 
 
 def declare_arrays(specs: Iterable[ArraySpec]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -34,6 +34,8 @@ class ArrayScenes:
     scene_ids: full asset ids; time: ISO 8601 UTC of the first scene; gap_days: scene minus anchor, None without anchor;
     cloud_fraction: over the chip, None where unknown; valid_fraction: what planning promises, None where not measured;
     values: physical numbers of a vector array (None = not observed), already final, no pixel request needed.
+    periods: the same for each date of an array that has several, whose gaps are to the period's own anchor; the array
+    is then made of the scenes of all of them and has no time, gap and fractions of its own.
     """
 
     status: ArrayStatus
@@ -45,9 +47,39 @@ class ArrayScenes:
     values: tuple[float | None, ...] | None = None
     license: str = ""
     synthetic: bool = False
+    periods: Mapping[str, ArrayScenes] = field(default_factory=dict)
+
+    @classmethod
+    def of_periods(cls, periods: Mapping[str, ArrayScenes]) -> ArrayScenes:
+        """The array whose dates are these: there where any of them is."""
+        there = [item for item in periods.values() if item.status is ArrayStatus.OK]
+        licenses = sorted({item.license for item in there if item.license})
+        return cls(
+            status=ArrayStatus.OK if there else ArrayStatus.NO_SCENE,
+            scene_ids=tuple(scene_id for item in there for scene_id in item.scene_ids),
+            license=" AND ".join(licenses),
+            synthetic=any(item.synthetic for item in there),
+            periods=dict(periods),
+        )
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """`scene_ids` as recipes take them: those of several periods are marked with theirs, see `split_mark`."""
+        if not self.periods:
+            return self.scene_ids
+        return tuple(f"{period}:{scene_id}" for period, item in self.periods.items() for scene_id in item.scene_ids)
+
+    def renamed(self, names: Mapping[str, str]) -> ArrayScenes:
+        """The same with other scene ids."""
+        return replace(
+            self,
+            scene_ids=tuple(names[scene_id] for scene_id in self.scene_ids),
+            periods={period: item.renamed(names) for period, item in self.periods.items()},
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON object; absent keys have their defaults."""
+        periods = {period: item.to_json() for period, item in self.periods.items()}
         return {
             "status": str(self.status),
             "scene_ids": list(self.scene_ids),
@@ -58,6 +90,7 @@ class ArrayScenes:
             "values": None if self.values is None else list(self.values),
             "license": self.license,
             "synthetic": self.synthetic,
+            **({"periods": periods} if periods else {}),
         }
 
     @classmethod
@@ -74,6 +107,7 @@ class ArrayScenes:
             values=None if values is None else tuple(values),
             license=data.get("license", ""),
             synthetic=bool(data.get("synthetic", False)),
+            periods={period: cls.from_json(item) for period, item in data.get("periods", {}).items()},
         )
 
 
@@ -113,6 +147,12 @@ def request_bytes(width: int, height: int, specs: Sequence[ArraySpec]) -> int:
     """Bytes the service counts for one request: width x height x sum of (itemsize + 1 mask byte) over all bands."""
     per_pixel = sum(len(spec.bands) * (np.dtype(spec.dtype).itemsize + 1) for spec in specs)
     return width * height * per_pixel
+
+
+def split_mark(request_id: str) -> tuple[str, str]:
+    """Period ("" without one) and scene id of one of `ArrayScenes.request_ids`."""
+    period, _, scene_id = request_id.rpartition(":")
+    return period, scene_id
 
 
 def field_name(array: str, band: str) -> str:

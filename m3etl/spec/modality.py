@@ -49,6 +49,7 @@ class Temporal(StrEnum):
     YEAR = "year"  # every image of the anchor's calendar year
     SEASONS = "seasons"  # every image from December before the anchor's year to November of it
     MONTHS = "months"  # the anchor's month, the one before, and the 12 months that end with the anchor's
+    DATES = "dates"  # a scene of each season of the anchor's year, or the image nearest to it within `max_gap_days`
     STATIC = "static"  # a map of one fixed year
     PLACE = "place"  # follows from the location
     TIME = "time"  # follows from the anchor's date

@@ -158,7 +158,7 @@ class BatchLane:
     def _task_chip(self, record: ChipRecord, less: frozenset[str] = frozenset()) -> TaskChip:
         wanted = self._job(record).wanted()
         grid = grid_of(record.chip_id)
-        scenes = {name: record.scenes.arrays[name].scene_ids for name in wanted if name not in less}
+        scenes = {name: record.scenes.arrays[name].request_ids for name in wanted if name not in less}
         return TaskChip(chip_id=record.chip_id, epsg=grid.epsg, xmin=grid.xmin, ymax=grid.ymax, scenes=scenes)
 
     def _job(self, record: ChipRecord) -> PixelJob:

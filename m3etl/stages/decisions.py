@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from m3etl.io.planning import Anchored, Companions, ImageList, recipes_of_passes
+from m3etl.io.planning import Anchored, Companions, ImageList, cloud_score_collection, recipes_of_passes
 from m3etl.io.recipes import ChipGrid
+from m3etl.spec.catalog_dates import cloud_dates, radar_dates, recipes_of_dates
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (
     Candidate,
+    PassImage,
     choose_pass,
     climate_features,
     day_ms,
@@ -50,7 +52,8 @@ class PlanChip:
 class Decision:
     """One chip with the anchor of its place and what belongs to it. point: position of the chip among the place's.
 
-    max_gap_days: of Sentinel-1 to the anchor; min_coverage: of the chip by one pass.
+    max_gap_days: of Sentinel-1 to the anchor; min_coverage: of the chip by one pass; dates: the scene of each season
+    where these are wanted.
     """
 
     chip: PlanChip
@@ -60,6 +63,7 @@ class Decision:
     found: Companions
     max_gap_days: float
     min_coverage: float
+    dates: Mapping[str, Candidate | None] = field(default_factory=dict)
 
     def scenes(self, specs: Sequence[ArraySpec]) -> ChipScenes:
         """The fixed decision about the chip."""
@@ -73,6 +77,8 @@ class Decision:
 
     def array(self, spec: ArraySpec) -> ArrayScenes:
         """What one array is made of."""
+        if spec.recipe in recipes_of_dates:
+            return self._dated(spec)
         if spec.recipe == "sentinel2":
             return self._sentinel2(spec)
         if spec.recipe == "sentinel2_cloud":
@@ -95,11 +101,14 @@ class Decision:
             scene = same_acquisition(self.found.other, anchor.index) if wanted else None
         if scene is None:
             return ArrayScenes(status=ArrayStatus.NO_SCENE)
+        return self._of_scene(spec, scene, anchored.time_ms)
+
+    def _of_scene(self, spec: ArraySpec, scene: Candidate, anchor_ms: int) -> ArrayScenes:
         return ArrayScenes(
             status=ArrayStatus.OK,
             scene_ids=(scene.scene_id,),
             time=utc_text(scene.time_ms),
-            gap_days=_gap(scene.time_ms, anchored.time_ms),
+            gap_days=_gap(scene.time_ms, anchor_ms),
             cloud_fraction=self._of_chip(scene.cloud),
             valid_fraction=self._of_chip(scene.valid),
             license=_license(spec, [scene.license], scene.synthetic),
@@ -122,10 +131,36 @@ class Decision:
             synthetic=synthetic,
         )
 
+    def _dated(self, spec: ArraySpec) -> ArrayScenes:
+        """One decision for each season: its scene is its anchor, or the middle of the season where it has none."""
+        return ArrayScenes.of_periods(
+            {period: self._of_date(spec, number, period) for number, period in enumerate(spec.periods)}
+        )
+
+    def _of_date(self, spec: ArraySpec, number: int, period: str) -> ArrayScenes:
+        scene = self.dates.get(period)
+        if spec.recipe == radar_dates:
+            near = self.found.dated_passes.get(spec.name, ())
+            images = near[number] if near else ()
+            return self._of_pass(spec, images, self.anchored.dates[number], has_anchor=scene is not None)
+        if scene is None:
+            return ArrayScenes(status=ArrayStatus.NO_SCENE)
+        found = self._of_scene(spec, scene, scene.time_ms)
+        if spec.recipe != cloud_dates:
+            return found
+        score = (f"{cloud_score_collection}/{scene.index}",) if scene.has_cloud_score else ()
+        return replace(found, scene_ids=(*score, scene.scene_id), valid_fraction=None)
+
     def _sentinel1(self, spec: ArraySpec) -> ArrayScenes:
+        images = self.found.passes.get(spec.name, ())
+        return self._of_pass(spec, images, self.anchored.time_ms, has_anchor=self.anchor is not None)
+
+    def _of_pass(
+        self, spec: ArraySpec, images: Sequence[PassImage], anchor_ms: int, *, has_anchor: bool
+    ) -> ArrayScenes:
         chosen = choose_pass(
-            self.found.passes.get(spec.name, ()),
-            self.anchored.time_ms,
+            images,
+            anchor_ms,
             max_gap_days=min(spec.max_gap_days, self.max_gap_days),
             min_coverage=self.min_coverage,
         )
@@ -137,7 +172,7 @@ class Decision:
             status=ArrayStatus.OK,
             scene_ids=tuple(item.scene_id for item in chosen),
             time=utc_text(chosen[0].time_ms),
-            gap_days=_gap(chosen[0].time_ms, self.anchored.time_ms) if self.anchor else None,
+            gap_days=_gap(chosen[0].time_ms, anchor_ms) if has_anchor else None,
             valid_fraction=None if is_block and len(chosen) > 1 else self._of_chip(coverage),
             license=_license(spec, [item.license for item in chosen], any(item.synthetic for item in chosen)),
             synthetic=any(item.synthetic for item in chosen),

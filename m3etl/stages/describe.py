@@ -55,6 +55,7 @@ def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
 def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any]]:
     provenance = read_provenance(campaign.provenance_path)
     rows = []
+    has_periods = any(spec.periods for spec in store.specs.values())
     for name, spec in store.specs.items():
         mine = provenance[provenance["array"] == name]
         observed = mine[mine["status"] == "ok"]
@@ -63,7 +64,8 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
         rows.append(
             {
                 "array": name,
-                "bands": _band_list(spec.bands),
+                "bands": _band_list(spec.band_names),
+                **({"periods": _band_list(spec.periods)} if has_periods else {}),
                 "size": side,
                 "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
                 "units": spec.units,

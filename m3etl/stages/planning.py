@@ -3,7 +3,7 @@ the ledger.
 
 Places (chips, or blocks of neighbouring chips) go through in waves. In a wave all places are asked about at once, turn
 by turn: first their preferred year, then what belongs to the anchors that were found, together with the other years of
-the places that still lack one.
+the places that still lack one. Where a scene of each season is wanted, the seasons of the anchor's year come between.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.budget import most_growth, planning_lane, wave_batches
+from m3etl.spec.catalog_dates import recipes_of_dates
+from m3etl.spec.dates import choose_dates, season_middle, season_rounds
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
@@ -142,6 +144,8 @@ class ScenePlanner:
         )
         self._years = years
         self._must_have_scene = must_have_scene
+        self._wants_dates = any(spec.recipe in recipes_of_dates for spec in specs)
+        self._known_answers: dict[str, tuple[Candidate, ...]] = {}
         self._wants_sentinel2 = any(spec.modality == "sentinel2" for spec in specs)
         self._counts = counts
         self._stop = stop
@@ -204,6 +208,7 @@ class ScenePlanner:
     # --- a wave -------------------------------------------------------------------------------------------------------
 
     def _plan_wave(self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]]) -> None:
+        self._known_answers = known
         for place in places:
             place.anchor = place.chips[0].anchor
             place.final = place.anchor is not None or not self._wants_sentinel2
@@ -232,7 +237,24 @@ class ScenePlanner:
             if place.anchor is None and not self._must_have_scene:
                 place.anchor = best_available(place.search.seen)
         if place.anchor is not None or not self._needs_anchor():
-            yield _Item(place, None)
+            missing = self._missing_dates(place)
+            yield from (_Item(place, asked) for asked in missing or (None,))
+
+    def _missing_dates(self, place: _Place) -> tuple[Round, ...]:
+        """The seasons of the anchor's year that are still to be asked about, where a scene of each is wanted."""
+        if not self._wants_dates:
+            return ()
+        rounds = season_rounds(self._year_of(place))
+        for asked in rounds.values():
+            found = self._known_answers.pop(self._key(place, asked), None)
+            if found is not None:
+                place.search.answers[asked] = found
+        return tuple(asked for asked in rounds.values() if asked not in place.search.answers)
+
+    def _dates(self, place: _Place) -> dict[str, Candidate | None]:
+        if not self._wants_dates:
+            return {}
+        return choose_dates(self._year_of(place), place.search.answers, self._rule, place.grid.chip_id)
 
     def _settle_unusable(self, places: Sequence[_Place]) -> None:
         lost = [
@@ -296,9 +318,15 @@ class ScenePlanner:
             chip=place.grid, level=asked.level, start_ms=asked.start_ms, end_ms=asked.end_ms, wish_ms=asked.wish_ms
         )
 
-    def _anchored(self, place: _Place) -> Anchored:
+    def _anchor_ms(self, place: _Place) -> int:
         chip, anchor = place.chips[0], place.anchor
-        time_ms = anchor.time_ms if anchor else chip.wish_ms if chip.wish_ms is not None else midsummer(chip.year)
+        return anchor.time_ms if anchor else chip.wish_ms if chip.wish_ms is not None else midsummer(chip.year)
+
+    def _year_of(self, place: _Place) -> int:
+        return year_of(self._anchor_ms(place))[0]
+
+    def _anchored(self, place: _Place) -> Anchored:
+        anchor, time_ms = place.anchor, self._anchor_ms(place)
         year, month = year_of(time_ms)
         other = ""
         if anchor and self._config.s2 == "both":
@@ -306,6 +334,9 @@ class ScenePlanner:
         return Anchored(
             chip=place.grid,
             points=tuple((chip.lon, chip.lat) for chip in place.chips),
+            dates=tuple(
+                scene.time_ms if scene else season_middle(year, season) for season, scene in self._dates(place).items()
+            ),
             time_ms=time_ms,
             index=anchor.index if anchor else "",
             year=year_window(year),
@@ -369,6 +400,7 @@ class ScenePlanner:
             found=found,
             max_gap_days=self._config.s1_max_gap_days,
             min_coverage=self._config.min_valid,
+            dates=self._dates(place),
         )
 
     def _key(self, place: _Place, asked: Round) -> str:

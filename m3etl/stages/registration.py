@@ -16,6 +16,7 @@ from m3etl.io.store import ChipStore
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec, Shape
 
+cloud_arrays = ("sentinel2_cloud", "sentinel2_dates_cloud")
 reference_arrays = ("sentinel2_l2a", "sentinel2_l1c", "sentinel2_seasons")
 most_chips = 256
 tolerated_px = 0.5
@@ -59,7 +60,7 @@ def measure_registration(store: ChipStore, *, seed: int) -> list[Registration]:
     At most `most_chips` chips, drawn by `seed`, are read. Shards that can't be read are passed over: other checks name
     them.
     """
-    rasters = [spec for spec in store.specs.values() if spec.shape is Shape.RASTER and spec.name != "sentinel2_cloud"]
+    rasters = [spec for spec in store.specs.values() if spec.shape is Shape.RASTER and spec.name not in cloud_arrays]
     optical = [spec for spec in rasters if spec.name in reference_arrays]
     others = [spec for spec in rasters if spec.name not in reference_arrays]
     if not optical or not others:

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from m3etl.compute.audit import Finding, find_in_chips, find_split_anchors, find_wrong_times
+from m3etl.compute.audit import Finding, find_in_chips, find_split_anchors, find_wrong_seasons, find_wrong_times
 from m3etl.errors import DamagedError
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import ChipStore, open_store
@@ -38,11 +40,14 @@ def audit_shard(store_path: Path, provenance_path: Path, shard: int, chip_ids: S
         found.append(Finding(check="damaged record", array="", count=1, example=error.message, meaning="unreadable"))
         records = read_provenance(provenance_path, [])
     chips = {shard * store.shard_chips + place: name for place, name in enumerate(chip_ids) if name}
+    dated = _dates_of(records)
     found += _audit_record(list(store.specs), list(chips.values()), records) + _audit_times(records)
+    found += _audit_times(dated) + _audit_seasons(dated)
     observed = {}
     for spec in store.specs.values():
         mine = records[records["array"] == spec.name].drop_duplicates("chip_id").set_index("chip_id")
         found += _audit_array(store, spec, chips, mine) + _audit_gaps(spec, mine)
+        found += _audit_gaps(spec, dated[dated["array"] == spec.name].set_index("chip_id"))
         observed[spec.name] = _observed_checksums(mine)
     return ShardFindings(findings=tuple(found), compared=len(records), observed=observed)
 
@@ -74,6 +79,7 @@ def _audit_array(store: ChipStore, spec: ArraySpec, chips: Mapping[int, str], re
         return [Finding(check="damaged", array=spec.name, count=1, example=error.message, meaning="unreadable bytes")]
     mine = records.reindex(chip_ids)
     found = find_in_chips(spec, stored, chip_ids, [str(status) for status in mine["status"]])
+    found += _audit_periods(spec, stored, mine)
     sums = [hashlib.sha256(np.ascontiguousarray(chip).tobytes()).hexdigest() for chip in stored]
     recorded = mine["checksum"].tolist()
     wrong = [
@@ -84,6 +90,49 @@ def _audit_array(store: ChipStore, spec: ArraySpec, chips: Mapping[int, str], re
     if wrong:
         meaning = "stored values differ from those that were sealed"
         found.append(Finding(check="checksum", array=spec.name, count=len(wrong), example=wrong[0], meaning=meaning))
+    return found
+
+
+def _dates_of(records: pd.DataFrame) -> pd.DataFrame:
+    """The dates of arrays that have several as records of their own; their chips are named with the period."""
+    rows = [
+        {"array": array, **period, "chip_id": f"{chip_id} {period['period']}"}
+        for chip_id, array, periods in zip(records["chip_id"], records["array"], records["periods"], strict=True)
+        for period in (() if periods is None else periods)
+    ]
+    names = ["array", "chip_id", "period", "status", "scene_ids", "time", "gap_days"]
+    frame = pd.DataFrame(rows, columns=names)
+    return frame.assign(time=pd.to_datetime(frame["time"], utc=True))
+
+
+def _audit_periods(spec: ArraySpec, stored: npt.NDArray[Any], records: pd.DataFrame) -> list[Finding]:
+    """Each date of the chips of an array that has several, against its own record."""
+    found: list[Finding] = []
+    by_period = stored.reshape(spec.with_periods(stored.shape))
+    for place, period in enumerate(spec.periods):
+        statuses = {
+            str(chip_id): item["status"]
+            for chip_id, items in records["periods"].items()
+            for item in (items if isinstance(items, np.ndarray | list) else ())
+            if item["period"] == period
+        }
+        chosen = [number for number, chip_id in enumerate(records.index) if chip_id in statuses]
+        if chosen:
+            own = replace(spec.selected(periods=[period]), name=f"{spec.name}/{period}")
+            chip_ids = [str(records.index[number]) for number in chosen]
+            found += find_in_chips(own, by_period[chosen, place], chip_ids, [statuses[name] for name in chip_ids])
+    return found
+
+
+def _audit_seasons(dated: pd.DataFrame) -> list[Finding]:
+    """Sentinel-2 scenes against the seasons they stand for; passes near them may lie in another."""
+    anchors = dated[(dated["gap_days"] == 0.0) & dated["time"].notna()]
+    found = []
+    for array, mine in anchors.groupby("array"):
+        names = [str(name).rpartition(" ")[0] for name in mine["chip_id"]]
+        found += find_wrong_seasons(
+            str(array), list(zip(names, mine["period"], _milliseconds(mine["time"]), strict=True))
+        )
     return found
 
 

@@ -15,12 +15,14 @@ from m3etl.errors import DamagedError
 from m3etl.io.layout import StoreLayout
 from m3etl.io.ledger import ChipRecord, ChipState
 from m3etl.io.pixels import Array, arrays_of, final_status
-from m3etl.io.provenance import ProvenanceRow, write_provenance
+from m3etl.io.provenance import PeriodRow, ProvenanceRow, write_provenance
 from m3etl.io.segments import read_record
 from m3etl.io.store import SealedChip, seal_shard
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import ArraySpec, Shape, valid_of
 from m3etl.stages.places import grid_of
+
+Fractions = dict[tuple[str, str, str], float]  # valid fraction by chip, array and period, "" for all of the array
 
 _undecided = ArrayScenes(status=ArrayStatus.FAILED)
 
@@ -49,7 +51,7 @@ def seal_work(work: ShardWork) -> tuple[int, int]:
     Raises DamagedError where landed bytes are not what they were.
     """
     campaign = work.campaign
-    fractions: dict[tuple[str, str], float] = {}
+    fractions: Fractions = {}
     every = sorted([*work.records, *work.old_rows], key=lambda record: record.row)
     checksums = seal_shard(
         campaign.store_path,
@@ -64,13 +66,15 @@ def seal_work(work: ShardWork) -> tuple[int, int]:
     return work.shard, len(work.records)
 
 
-def _chips(
-    work: ShardWork, records: Sequence[ChipRecord], fractions: dict[tuple[str, str], float]
-) -> Iterator[SealedChip]:
+def _chips(work: ShardWork, records: Sequence[ChipRecord], fractions: Fractions) -> Iterator[SealedChip]:
     for record in records:
         arrays = {} if record.state is ChipState.FAILED else _arrays(work, record)
         for name, values in arrays.items():
-            fractions[record.chip_id, name] = valid_fraction(work.specs[name], values)
+            spec = work.specs[name]
+            fractions[record.chip_id, name, ""] = valid_fraction(spec, values)
+            for place, period in enumerate(spec.periods if record.scenes.arrays[name].periods else ()):
+                part = values.reshape(spec.with_periods(values.shape))[place]
+                fractions[record.chip_id, name, period] = valid_fraction(spec, part)
         grid = grid_of(record.chip_id)
         yield SealedChip(
             row=record.row,
@@ -107,27 +111,45 @@ def _provenance(
     work: ShardWork,
     record: ChipRecord,
     checksums: Mapping[str, Mapping[str, str]],
-    fractions: Mapping[tuple[str, str], float],
+    fractions: Fractions,
 ) -> Iterator[ProvenanceRow]:
     for name, spec in work.specs.items():
         scenes = record.scenes.arrays.get(name, _undecided)
-        fraction = fractions.get((record.chip_id, name), 0.0)
-        status = final_status(spec, scenes.status, record.statuses.get(name), fraction)
-        if record.state is ChipState.FAILED:
-            status = ArrayStatus.FAILED
+        change = ArrayStatus.FAILED if record.state is ChipState.FAILED else record.statuses.get(name)
+        fraction = fractions.get((record.chip_id, name, ""), 0.0)
         yield ProvenanceRow(
             chip_id=record.chip_id,
             array=name,
             scene_ids=scenes.scene_ids,
-            time=None if scenes.time is None else _milliseconds(scenes.time),
+            time=_milliseconds(scenes.time),
             gap_days=scenes.gap_days,
             valid_fraction=fraction,
             cloud_fraction=scenes.cloud_fraction,
             checksum=checksums.get(name, {}).get(record.chip_id),
-            status=str(status),
+            status=str(final_status(spec, scenes.status, change, fraction)),
             origin="planet" if scenes.synthetic else record.origin,
             license=scenes.license,
+            periods=tuple(
+                _period_row(spec, period, item, change, fractions.get((record.chip_id, name, period), 0.0))
+                for period, item in scenes.periods.items()
+            )
+            or None,
         )
+
+
+def _period_row(
+    spec: ArraySpec, period: str, scenes: ArrayScenes, change: ArrayStatus | None, fraction: float
+) -> PeriodRow:
+    changed = None if scenes.status is ArrayStatus.NO_SCENE and change is not ArrayStatus.FAILED else change
+    return PeriodRow(
+        period=period,
+        status=str(final_status(spec, scenes.status, changed, fraction)),
+        scene_ids=scenes.scene_ids,
+        time=_milliseconds(scenes.time),
+        gap_days=scenes.gap_days,
+        valid_fraction=fraction,
+        cloud_fraction=scenes.cloud_fraction,
+    )
 
 
 def stored_vector(spec: ArraySpec, values: Sequence[float | None]) -> Array:
@@ -149,5 +171,5 @@ def valid_fraction(spec: ArraySpec, values: Array) -> float:
     return round(float((valid.any(axis=0) if spec.shape is Shape.RASTER else valid).mean()), 6)
 
 
-def _milliseconds(text: str) -> int:
-    return round(datetime.fromisoformat(text).timestamp() * 1000)
+def _milliseconds(text: str | None) -> int | None:
+    return None if text is None else round(datetime.fromisoformat(text).timestamp() * 1000)

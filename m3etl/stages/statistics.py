@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from m3etl.compute.quality import clear_of, find_cloud_array, fitted
+from m3etl.compute.quality import clear_of, find_cloud_array, find_cloud_of_periods, fitted, without_cloud
 from m3etl.compute.stats import Counts, merge_counts, start_counts, summarise
 from m3etl.io.store import ChipStore, open_store
 from m3etl.io.workers import Workers, open_workers
@@ -99,6 +99,12 @@ def summarise_store(specs: Mapping[str, ArraySpec], parts: Iterable[StoreCounts]
 def _count_chips(store: ChipStore, rows: Iterable[int], counts: StoreCounts) -> None:
     cloud = find_cloud_array(store.specs.values())
     scratch = {name: np.empty(store.chip_shape(name), dtype=spec.dtype) for name, spec in store.specs.items()}
+    specs = store.specs
+    dated = {
+        name: found
+        for name, spec in specs.items()
+        if spec.statistics == "clear" and (found := find_cloud_of_periods(spec, specs.values())) is not None
+    }
     for row in rows:
         clear = None
         if cloud is not None:
@@ -107,12 +113,15 @@ def _count_chips(store: ChipStore, rows: Iterable[int], counts: StoreCounts) -> 
         for name, spec in store.specs.items():
             if spec is not cloud:
                 store.read_chip_into(name, row, scratch[name])
+            if name in dated:
+                store.read_chip_into(dated[name].name, row, scratch[dated[name].name])
+                without_cloud(spec, scratch[name], dated[name], scratch[dated[name].name])
             counts[name].add(scratch[name], _usable(spec, scratch[name], clear))
 
 
 def _usable(
     spec: ArraySpec, stored: npt.NDArray[Any], clear: npt.NDArray[np.bool_] | None
 ) -> npt.NDArray[np.bool_] | None:
-    if clear is None or spec.statistics != "clear" or spec.shape is not Shape.RASTER:
+    if clear is None or spec.statistics != "clear" or spec.shape is not Shape.RASTER or spec.periods:
         return None
     return fitted(clear, (stored.shape[-2], stored.shape[-1]))

@@ -19,7 +19,7 @@ from m3etl.io.tasks import TaskRecord, Tasks, TaskState
 from m3etl.spec.budget import batch_lane
 from m3etl.spec.catalog import find_array
 from m3etl.spec.exporttasks import ExportTask, halves, without
-from m3etl.spec.jobs import ArrayStatus
+from m3etl.spec.jobs import ArrayStatus, split_mark
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
 
@@ -195,7 +195,8 @@ class TaskRunner:
         task = record.task
         absent: dict[str, str] = {}
         if failure.kind is Kind.SOURCE_CHANGED:
-            absent = {name: ArrayStatus.SOURCE_CHANGED for name, ids in task.scenes.items() if failure.asset in ids}
+            of_task = {name: [split_mark(item)[1] for item in ids] for name, ids in task.scenes.items()}
+            absent = {name: ArrayStatus.SOURCE_CHANGED for name, ids in of_task.items() if failure.asset in ids}
         elif failure.kind is Kind.NO_DATA and len(task.scenes) == 1:
             absent = dict.fromkeys(task.scenes, ArrayStatus.NO_SCENE)
         parts = without(task, list(absent)) if absent else halves(task)

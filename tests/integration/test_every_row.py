@@ -17,7 +17,8 @@ from tests.fakes.gunw import Made, product_name, write_product
 from tests.integration.pipeline import m3etl, write_points
 
 rows = tuple(known_arrays())
-modalities = ("mmearth", "m3leo", "sentinel1_angle", "dynamic_world_probabilities", "worldcover_2021")
+modalities = ("mmearth", "m3leo", "sentinel1_angle", "dynamic_world_probabilities", "worldcover_2021",
+              "sentinel2_dates", "sentinel1_dates")  # fmt: skip
 side = 48
 # Lowland with fields in Europe, mountains, a coast, ice: places where every layer has something.
 places = ((2.21, 48.75, "2019-07-10"), (8.52, 46.61, "2019-08-05"), (-1.62, 46.92, "2017-06-20"),
