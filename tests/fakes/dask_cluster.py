@@ -25,7 +25,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def dask_cluster(folder: Path, *, workers: int = 2, cores: tuple[int, ...] = ()) -> Iterator[Cluster]:
-    """A scheduler and workers of one thread each. cores: those that the workers may use."""
+    """A scheduler and workers of one thread each. cores: one for each worker, in turn; any where there are none."""
     folder.mkdir(parents=True, exist_ok=True)
     found = folder / "scheduler.json"
     paths = os.pathsep.join([str(repository), str(repository / "tests")])
@@ -52,7 +52,7 @@ def dask_cluster(folder: Path, *, workers: int = 2, cores: tuple[int, ...] = ())
                 *("--name", str(number), "--local-directory", str(folder / f"w{number}"), "--memory-limit", "0"),
             )
             if cores:
-                os.sched_setaffinity(worker.pid, cores)
+                os.sched_setaffinity(worker.pid, {cores[number % len(cores)]})
             processes.append(worker)
         yield Cluster(address=address, workers=processes[1:])
     finally:
