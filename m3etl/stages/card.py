@@ -10,9 +10,20 @@ import yaml
 
 from m3etl import __version__
 from m3etl.spec.licensing import OverallLicense
-from m3etl.spec.modality import ArraySpec, Shape
+from m3etl.spec.modality import ArraySpec, Shape, Values
 
 # https://huggingface.co/docs/hub/datasets-cards, size_categories
+published_files = (
+    ("`chips.zarr/`", "the values: a group per array, `(chip, band, y, x)` or `(chip, feature)`"),
+    (
+        "`metadata.parquet`",
+        "one row per chip: place, labels, split, and per array its time and how much was observed; `row` is the "
+        "position along `chip`",
+    ),
+    ("`provenance/`", "every source image, its time and distance from the chip's date, and the sha256 of every value"),
+    ("`stats.json`", "mean, deviation and percentiles per band, over the train split"),
+    ("`croissant.json`, `manifest.json`", "the table for machines; size and checksum of every file"),
+)
 size_categories = (
     (1_000, "n<1K"),
     (10_000, "1K<n<10K"),
@@ -21,7 +32,14 @@ size_categories = (
     (10_000_000, "1M<n<10M"),
     (100_000_000, "10M<n<100M"),
 )
-array_columns = ("array", "bands", "pixels", "stored as", "units", "source", "licence")
+array_columns = ("array", "what it is", "bands", "pixels", "stored as", "units", "licence")
+split_texts = {
+    "block": "Chips were shared out by place: all chips of an equal-area block have the same split.",
+    "bands": "Chips were shared out by place: straight bands across the region have one split each.",
+    "ecoregion": "Chips were shared out by place: all chips of an ecoregion have the same split.",
+    "region": "The test split is a region of its own; the rest was shared out by equal-area blocks.",
+    "points": "The splits are those that came with the places.",
+}
 synthetic_warning = (
     "**This data is synthetic.** Its pixels were made up by the embedded Earth Engine of m3etl. They have the layout "
     "of real satellite data but show no place on Earth: do not use them for science, only to try software."
@@ -30,7 +48,9 @@ synthetic_warning = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardFacts:
-    """What the texts state. repository: ORG/NAME; splits and biomes: name -> chips; bytes: of all data files."""
+    """What the texts state. repository: ORG/NAME; splits, biomes and regions: name for people -> chips; years: of the
+    chips; bytes: of all data files; split_by: a key of `split_texts`; buffer_km: least distance of different splits.
+    """
 
     repository: str
     synthetic: bool
@@ -40,32 +60,35 @@ class CardFacts:
     chips: int
     splits: Mapping[str, int]
     biomes: Mapping[str, int]
-    regions: Sequence[str]
+    regions: Mapping[str, int]
     years: Sequence[int]
     bytes: int
     dataset_id: str
+    split_by: str = "block"
+    buffer_km: float = 0.0
 
     @property
     def title(self) -> str:
         """Name for people; says when the data is synthetic."""
         name = self.repository.partition("/")[2]
-        return f"{name} (synthetic, made up by m3etl)" if self.synthetic else name
+        return f"{name} (synthetic data, made up by m3etl)" if self.synthetic else name
 
 
 def render_card(facts: CardFacts) -> str:
     """README.md of the data set repository, with the Hub's YAML front matter."""
     front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
     warning = f"{synthetic_warning}\n\n" if facts.synthetic else ""
-    side = facts.chip_m / 1000
-    years = f"{min(facts.years)} to {max(facts.years)}" if facts.years else "not stated"
+    first = next((spec for spec in facts.specs if spec.shape is Shape.RASTER), facts.specs[0])
+    modalities = len({spec.modality for spec in facts.specs})
     return f"""---
 {front}---
 
 # {facts.title}
 
-{warning}{facts.chips:,} chips of {side:g} x {side:g} km with {len(facts.specs)} aligned arrays each,
-from {", ".join(facts.regions) or "unnamed places"}, years {years}, {facts.bytes / 1e9:.3f} GB.
-Made with [m3etl](https://pypi.org/project/m3etl/) {__version__}; data set id `{facts.dataset_id}`.
+{warning}{_introduction(facts)} For each chip there are
+{len(facts.specs)} arrays of {modalities} modalities, on one grid in the chip's own UTM zone: satellite images chosen
+around one date, and maps of the same ground. All of it is {size_text(facts.bytes)} of Zarr, which xarray opens as it
+is. What was not observed is missing (NaN) and never zero.
 
 ## Read it
 
@@ -75,28 +98,56 @@ from huggingface_hub import snapshot_download
 
 folder = snapshot_download("{facts.repository}", repo_type="dataset")
 tree = xr.open_datatree(f"{{folder}}/chips.zarr", engine="zarr")
-print(tree["{facts.specs[0].name}"]["data"])  # physical values, NaN where nothing was observed
+print(tree["{first.name}"]["data"])  # physical values, NaN where nothing was observed
 ```
 
-`metadata.parquet` has one row per chip (place, labels, split, and per array the time and how much was observed);
-`row` is the position along the `chip` dimension. `provenance/` names every source image and the sha256 of every chip.
+{_table(("file", "what it holds"), published_files)}
 
 ## Arrays
 
 {_table(array_columns, [_array_row(facts, spec) for spec in facts.specs])}
 
-## Splits and biomes
+{_sources(facts)}
 
-{_table(("split", "chips"), [(name, f"{count:,}") for name, count in facts.splits.items()])}
+## Splits
 
-{_table(("biome", "chips"), [(name, f"{count:,}") for name, count in facts.biomes.items()])}
+{_table(("split", "chips"), _count_rows(facts.splits))}
 
-Splits are whole spatial blocks; chips near a block of another split are `buffer` and belong to none.
+{_split_text(facts)}
+
+## Places
+
+{_table(("region", "chips"), _count_rows(facts.regions))}
+
+{_table(("biome", "chips"), _count_rows(facts.biomes))}
+
+Biomes and ecoregions are those of RESOLVE Ecoregions 2017, at the centre of the chip.
+
+## Know before use
+
+* Each chip has its own date; the images nearest to it can be days or weeks away (`provenance/` has the days).
+* Where UTM zones meet, chips of neighbouring zones can overlap.
+* Maps such as land cover and canopy height are predictions of models, not measurements on the ground.
 
 ## Licence
 
-{facts.license.name}: see [LICENSES.md](LICENSES.md) for every source and the notices to reproduce.
+{facts.license.name[:1].upper()}{facts.license.name[1:]}: see [LICENSES.md](LICENSES.md) for every source and the notices to reproduce.
+
+## Version
+
+Made with m3etl {__version__}. Data set id: `{facts.dataset_id}`
+(a checksum over all values; cite it to name this state).
 """
+
+
+def size_text(nbytes: float) -> str:
+    """`812 bytes`, `9.1 MB` or `1.4 TB`: decimal units, as the Hub counts."""
+    size, unit = float(nbytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000.0, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"
 
 
 def render_licenses(facts: CardFacts) -> str:
@@ -188,6 +239,39 @@ def _front_matter(facts: CardFacts) -> dict[str, Any]:
     }
 
 
+def _introduction(facts: CardFacts) -> str:
+    """`1,120 chips of 1.28 x 1.28 km (128 x 128 pixels of 10 m) in 3 regions, from 2018 to 2020.`"""
+    side, pixels = facts.chip_m / 1000, round(facts.chip_m / 10)
+    chips = "One chip" if facts.chips == 1 else f"{facts.chips:,} chips"
+    where = next(iter(facts.regions), "") if len(facts.regions) < 2 else "several regions"
+    years = ""
+    if facts.years:
+        first, last = min(facts.years), max(facts.years)
+        years = f", from {first} to {last}" if first != last else f", from {first}"
+    places = f" in {where}" if where else ""
+    return f"{chips} of {side:g} x {side:g} km ({pixels} x {pixels} pixels of 10 m){places}{years}."
+
+
+def _split_text(facts: CardFacts) -> str:
+    if facts.buffer_km <= 0:
+        return split_texts[facts.split_by]
+    return (
+        f"{split_texts[facts.split_by]} Chips nearer than {facts.buffer_km:g} km to a place of another split are "
+        "`buffer`: leave them out."
+    )
+
+
+def _sources(facts: CardFacts) -> str:
+    rows = [(spec.name, ", ".join(f"`{name}`" for name in spec.source)) for spec in facts.specs if spec.source]
+    others = [spec.name for spec in facts.specs if not spec.source]
+    computed = f"\n\nComputed from the chip itself: {', '.join(others)}." if others else ""
+    return "Where they come from (ids of Earth Engine's catalogue):\n\n" + _table(("array", "source"), rows) + computed
+
+
+def _count_rows(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    return [(name, f"{count:,}") for name, count in counts.items()]
+
+
 def _size_category(chips: int) -> str:
     return next((name for limit, name in size_categories if chips < limit), "100M<n<1B")
 
@@ -196,7 +280,8 @@ def _array_row(facts: CardFacts, spec: ArraySpec) -> tuple[str, ...]:
     side = f"{spec.pixels(facts.chip_m)} x {spec.pixels(facts.chip_m)}" if spec.shape is Shape.RASTER else "vector"
     stored = spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}"
     terms = ", ".join(item.id for item in facts.license.arrays.get(spec.name, ())) or "nothing observed"
-    return (spec.name, _bands_of(spec), side, stored, spec.units, ", ".join(spec.source) or "computed", terms)
+    units = "classes" if spec.values is Values.CLASSES else spec.units
+    return (spec.name, spec.title, _bands_of(spec), side, stored, units, terms)
 
 
 def _bands_of(spec: ArraySpec) -> str:

@@ -11,7 +11,7 @@ from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
 from m3etl.io.outcomes import Kind, retry_may_help
 from m3etl.io.tasks import describe_tasks
-from m3etl.spec.biomes import no_biome
+from m3etl.spec.biomes import biome_name, no_biome
 from m3etl.stages.budget import dry_run_facts
 from m3etl.stages.layout import wanted_specs
 from m3etl.stages.summary import Progress, Summary
@@ -65,8 +65,9 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         facts["tasks"] = tasks
     if by_biome:
         facts["biomes"] = _biome_rows(tally)
-    facts["valid fractions"] = [
-        {"array": name, "valid": round(valid / chips, 4)} for name, (chips, valid) in ledger.valid_fractions().items()
+    facts["observed"] = [
+        {"array": name, "landed chips": chips, "share of their pixels": round(valid / chips, 4)}
+        for name, (chips, valid) in ledger.valid_fractions().items()
     ]
     if outcome.additions:
         facts["added to existing rows"] = list(outcome.additions)
@@ -106,6 +107,7 @@ def _biome_rows(tally: Tally) -> list[dict[str, Any]]:
         rows.append(
             {
                 "biome": biome,
+                "name": biome_name(biome),
                 "planned": sum(chips for (reserve, _), chips in mine.items() if not reserve),
                 "usable": sum(chips for (_, state), chips in mine.items() if state in used),
                 "from the reserve": sum(chips for (reserve, state), chips in mine.items() if reserve and state in used),

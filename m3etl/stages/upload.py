@@ -24,10 +24,12 @@ from m3etl.io.publication import (
     read_origins,
     write_metadata,
 )
+from m3etl.io.regions import shipped_regions
 from m3etl.io.store import open_store
 from m3etl.spec.biomes import biome_name
 from m3etl.spec.licensing import overall_license
 from m3etl.spec.modality import ArraySpec
+from m3etl.spec.region import globe
 from m3etl.stages.card import CardFacts, describe_croissant, render_card, render_licenses
 from m3etl.stages.summary import Progress, Summary
 
@@ -130,8 +132,13 @@ def _card_facts(
         chip_m=campaign.chip_m,
         chips=len(stored),
         splits=_counts(stored["split"]),
-        biomes={biome_name(int(code)): count for code, count in _counts(stored["biome"]).items()},
-        regions=sorted({str(name) for name in stored["region"].dropna() if name}),
+        biomes={
+            biome_name(int(code)) if int(code) >= 0 else "no biome (rock, ice, sea)": count
+            for code, count in _counts(stored["biome"]).items()
+        },
+        regions=_region_counts(stored["region"]),
+        split_by=campaign.config.split.by,
+        buffer_km=campaign.config.split.buffer_km,
         years=sorted({int(year) for year in stored["year"].dropna()}),
         bytes=sum(file.size for file in files),
         dataset_id=json.loads(campaign.stats_path.read_text(encoding="utf-8"))["dataset_id"],
@@ -140,6 +147,16 @@ def _card_facts(
 
 def _counts(column: pd.Series[Any]) -> dict[str, int]:
     return {str(name): int(count) for name, count in column.value_counts().sort_index().items()}
+
+
+def _region_counts(column: pd.Series[Any]) -> dict[str, int]:
+    """Chips by the title of their region, most first; those in no shipped region come last."""
+    counts = column.fillna("").value_counts()
+    titles = {region.name: region.title for region in shipped_regions()}
+    elsewhere = {"", globe}
+    named = {titles.get(str(name), str(name)): int(count) for name, count in counts.items() if name not in elsewhere}
+    rest = sum(int(count) for name, count in counts.items() if name in elsewhere)
+    return {**named, **({"elsewhere" if named else "the whole globe": rest} if rest else {})}
 
 
 def _write_card_files(

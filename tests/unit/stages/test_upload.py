@@ -16,8 +16,9 @@ from m3etl.campaign import HubConfig, open_campaign
 from m3etl.errors import AuthenticationError, InputError, NothingSelectedError, RemoteError
 from m3etl.io import hub
 from m3etl.io.hub import check_repository
+from m3etl.stages.card import size_text
 from m3etl.stages.summary import SilentProgress
-from m3etl.stages.upload import run_upload
+from m3etl.stages.upload import _region_counts, run_upload
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,44 @@ def test_the_card_has_valid_front_matter(campaign):
     for name in ("sentinel2_l2a", "worldcover", "era5_precipitation"):
         assert f"| {name} |" in text
     assert "synthetic" not in text.lower()
+
+
+def test_the_card_says_in_sentences_what_is_there(campaign):
+    dry(campaign)
+    text = (campaign.root / "hub" / "README.md").read_text()
+    assert "11 chips of 0.16 x 0.16 km (16 x 16 pixels of 10 m) in Europe, from 2017 to 2020." in text
+    assert "| Europe | 11 |" in text
+    assert "| sentinel2_l2a | `COPERNICUS/S2_SR_HARMONIZED` |" in text
+    assert "| sentinel2_l2a | Sentinel-2 reflectance, level L2A |" in text
+    assert "all chips of an equal-area block have the same split" in text
+    assert "nearer than 5 km" in text
+    assert "0.000 GB" not in text
+    for line in text.splitlines():
+        assert not line.startswith("| ") or line.endswith(" |"), "a row of a table is one line"
+
+
+def test_regions_are_named_for_people_and_the_rest_is_elsewhere():
+    counts = _region_counts(pd.Series(["globe", "conus", "globe", None, "conus", "conus", "conus", "my-valley"]))
+    assert "conus" not in counts
+    assert list(counts.values()) == [4, 1, 3]
+    assert list(counts)[1:] == ["my-valley", "elsewhere"]
+    assert _region_counts(pd.Series(["globe", "globe"])) == {"the whole globe": 2}
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "text"),
+    [
+        (0, "0 bytes"),
+        (812, "812 bytes"),
+        (9_100_000, "9.1 MB"),
+        (99_940_000, "99.9 MB"),
+        (999_700, "1.0 MB"),
+        (123_400_000_000, "123 GB"),
+        (1.44e12, "1.4 TB"),
+    ],
+)
+def test_sizes_have_units_a_person_would_choose(nbytes, text):
+    assert size_text(nbytes) == text
 
 
 def test_the_manifest_names_every_file_with_its_size_and_checksum(campaign):
