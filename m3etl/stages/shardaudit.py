@@ -72,13 +72,16 @@ def _audit_record(arrays: Sequence[str], chip_ids: Sequence[str], records: pd.Da
 
 def _audit_array(store: ChipStore, spec: ArraySpec, chips: Mapping[int, str], records: pd.DataFrame) -> list[Finding]:
     """One array of chips (row -> chip_id) against its records."""
-    rows, chip_ids = list(chips), list(chips.values())
-    try:
-        stored = store.read(spec.name, rows)
-    except DamagedError as error:
-        return [Finding(check="damaged", array=spec.name, count=1, example=error.message, meaning="unreadable bytes")]
+    stored, damaged = _read_sound(store, spec.name, list(chips))
+    chip_ids = [chip_id for row, chip_id in chips.items() if row not in damaged]
+    found = []
+    if damaged:
+        example, meaning = next(iter(damaged.values())), "unreadable bytes"
+        found.append(Finding(check="damaged", array=spec.name, count=len(damaged), example=example, meaning=meaning))
+    if not chip_ids:
+        return found
     mine = records.reindex(chip_ids)
-    found = find_in_chips(spec, stored, chip_ids, [str(status) for status in mine["status"]])
+    found += find_in_chips(spec, stored, chip_ids, [str(status) for status in mine["status"]])
     found += _audit_periods(spec, stored, mine)
     sums = [hashlib.sha256(np.ascontiguousarray(chip).tobytes()).hexdigest() for chip in stored]
     recorded = mine["checksum"].tolist()
@@ -91,6 +94,20 @@ def _audit_array(store: ChipStore, spec: ArraySpec, chips: Mapping[int, str], re
         meaning = "stored values differ from those that were sealed"
         found.append(Finding(check="checksum", array=spec.name, count=len(wrong), example=wrong[0], meaning=meaning))
     return found
+
+
+def _read_sound(store: ChipStore, array: str, rows: Sequence[int]) -> tuple[npt.NDArray[Any], dict[int, str]]:
+    """The chips of these rows that can be read, and what is wrong with each of the others."""
+    try:
+        return store.read(array, rows), {}
+    except DamagedError:
+        damaged = {}
+        for row in rows:
+            try:
+                store.read(array, [row])
+            except DamagedError as error:
+                damaged[row] = error.message
+        return store.read(array, [row for row in rows if row not in damaged]), damaged
 
 
 def _dates_of(records: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import fsspec
 import numpy as np
 import obstore
 import pytest
+import zarr
 from fakes.chips import few_specs, make_store
 from fakes.range_server import range_server
 from hypothesis import given, settings
@@ -20,9 +21,10 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from m3etl.errors import AuthenticationError, DamagedError, InputError, RemoteError
-from m3etl.io import remote
+from m3etl.io import decoding, remote
 from m3etl.io.endpoints import ObstoreObjects, open_objects
 from m3etl.io.remote import CachePlace, RemoteSource, open_source
+from m3etl.io.shards import codec_names
 from m3etl.io.store import ChipStore, open_store, read_stats
 
 chips = 23
@@ -57,6 +59,25 @@ def test_over_http_equals_the_files(published, server):
     assert (store.chip_ids != "").sum() == chips
     assert read_stats(f"{server.url}/stats.json") == {"worldcover": {}}
     assert not store.present("sentinel2_l2a").all()
+
+
+@pytest.mark.parametrize("codec", codec_names)
+@pytest.mark.parametrize("way", ["python", "native"])
+def test_every_codec_over_http_is_what_zarr_python_reads(tmp_path, codec, way):
+    make_store(tmp_path / "chips.zarr", few_specs, count=11, shard_chips=4, missing=0.3, codec=codec)
+    assert decoding.load_native()
+    if way == "python":
+        decoding.forget_native()
+    rows = np.random.default_rng(1).permutation(12)
+    try:
+        with range_server(tmp_path) as running:
+            for threads in (1, 2, 16):
+                store = open_store(f"{running.url}/chips.zarr")
+                for spec in few_specs:
+                    expected = zarr.open_array(tmp_path / "chips.zarr" / spec.name / "data", mode="r")[:]
+                    assert store.read(spec.name, rows, threads=threads).tobytes() == expected[rows].tobytes()
+    finally:
+        decoding.load_native()
 
 
 def test_from_an_object_store(published):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -51,6 +52,55 @@ def test_flipped_byte_is_found_with_its_array(campaign):
     path.write_bytes(content)
     _, found = audit(campaign)
     assert found == {("damaged", "worldcover")}
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+# The end of a file of pictures is its index, 16 bytes a chip, and the checksum of that; vectors end with their own.
+@pytest.mark.parametrize("array", ["sentinel2_l2a", "sentinel1_asc", "worldcover", "era5_temperature"])
+@pytest.mark.parametrize("place", ["payload", "index", "checksum"])
+def test_a_flipped_byte_is_named_by_file_chip_and_array(campaign, array, place):
+    store = open_store(campaign.store_path)
+    path = store.shard_path(array, 0)
+    size = path.stat().st_size
+    flip(path, {"payload": 30, "index": size - 4 - 16 * 3, "checksum": size - 2}[place])
+    summary, found = audit(campaign)
+    assert found == {("damaged", array)}
+    (finding,) = summary.facts["findings"]
+    one_chip = place == "payload" and array != "era5_temperature"
+    assert finding["count"] == (1 if one_chip else 4)
+    assert str(path) in finding["example"]
+    assert array in finding["example"]
+    assert store.chip_ids[0] in finding["example"]
+
+
+def test_every_damaged_chip_is_counted_and_the_others_are_audited(campaign):
+    store = open_store(campaign.store_path)
+    path = store.shard_path("sentinel2_l2a", 0)
+    index = zarr_index(path, 4)
+    for place in (1, 3):
+        flip(path, int(index[place, 0]) + 20)
+
+    def other(frame: pd.DataFrame) -> pd.DataFrame:
+        mine = (frame["array"] == "sentinel2_l2a") & frame["chip_id"].isin(store.chip_ids[[0, 1]])
+        frame.loc[mine, "checksum"] = "0" * 64
+        return frame
+
+    change_records(campaign, 0, other)
+    summary, _ = audit(campaign)
+    counted = {item["check"]: (item["count"], item["example"]) for item in summary.facts["findings"]}
+    assert counted["damaged"][0] == 2
+    assert store.chip_ids[1] in counted["damaged"][1]
+    assert counted["checksum"] == (1, store.chip_ids[0])
+
+
+def zarr_index(path, chips):
+    """Offset and length of each chunk, as Zarr's sharding codec has them before the last four bytes."""
+    return np.frombuffer(path.read_bytes()[-4 - 16 * chips : -4], "<u8").reshape(chips, 2)
 
 
 def test_value_that_differs_from_its_checksum_is_found(campaign):
