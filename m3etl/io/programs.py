@@ -4,12 +4,14 @@ on its own grid, reduced by period. `api` is the client's module, as elsewhere o
 
 from __future__ import annotations
 
+import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from m3etl.spec.modality import ArraySpec, Resampling
+from m3etl.errors import InputError
+from m3etl.spec.modality import ArraySpec, Resampling, hook_prefix
 from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, periods
 
 Image = Any
@@ -36,6 +38,37 @@ def program_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     for part in parts[1:]:
         combined = combined.addBands(part)
     return combined.select(list(spec.bands))
+
+
+def hook_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
+    """The array's bands in stored units, made by a function of the user's own.
+
+    The function gets the client's module and a collection of the images that planning fixed, in order of time, and
+    returns an image with the declared bands in physical units, masked where nothing was observed.
+    """
+    images = api.ImageCollection([api.Image(scene_id) for scene_id in scene_ids])
+    made = api.Image(load_hook(spec)(api, images)).select(list(spec.bands))
+    return _scaled(spec, made)
+
+
+def is_hook(spec: ArraySpec) -> bool:
+    """Whether a function of the user's own makes an array."""
+    return spec.recipe.startswith(hook_prefix)
+
+
+def load_hook(spec: ArraySpec) -> Callable[[Any, Any], Any]:
+    """The function that the array's recipe names. InputError where it can't be had."""
+    module, _, name = spec.recipe.removeprefix(hook_prefix).partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the hook {module}:{name} of {spec.name} can't be had: {error}",
+            hint="Its module must be installed, or its folder named in PYTHONPATH.",
+        ) from error
+    if not callable(found):
+        raise InputError(f"the hook {module}:{name} of {spec.name} is no function, found {type(found).__name__}")
+    return found  # type: ignore[no-any-return]
 
 
 def terrain_image(api: Any, spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
@@ -170,6 +203,10 @@ def _reducer(api: Any, output: Output) -> Any:
 def _in_stored_units(spec: ArraySpec, program: Program, image: Image, reducer: str) -> Image:
     if program.decibel and reducer != "count":
         image = image.updateMask(image.gt(0)).log10().multiply(10.0)
+    return _scaled(spec, image)
+
+
+def _scaled(spec: ArraySpec, image: Image) -> Image:
     if spec.offset:
         image = image.subtract(spec.offset)
     return image if spec.scale == 1.0 else image.divide(spec.scale)

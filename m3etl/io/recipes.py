@@ -17,7 +17,7 @@ from typing import Any
 import ee
 import numpy as np
 
-from m3etl.io.programs import orbit_image, program_image, terrain_image
+from m3etl.io.programs import hook_image, is_hook, orbit_image, program_image, terrain_image
 from m3etl.spec.catalog_dates import cloud_dates, optical_dates, radar_dates
 from m3etl.spec.catalog_further import angle_recipe
 from m3etl.spec.catalog_m3leo import terrain_recipes
@@ -138,7 +138,7 @@ def array_image(chip: ChipGrid, spec: ArraySpec, scene_ids: Sequence[str]) -> Im
 
 def stored_image(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     """One array wherever it is asked for, on no grid yet: what every lane exports."""
-    image = recipes[spec.recipe](spec, scene_ids)
+    image = hook_image(ee, spec, scene_ids) if is_hook(spec) else recipes[spec.recipe](spec, scene_ids)
     image = _stored(spec, image.select(list(spec.bands)))
     return image.rename([field_name(spec.name, band) for band in spec.bands])
 

@@ -449,6 +449,11 @@ def declare_arrays(specs: Iterable[ArraySpec]) -> None:
     _declared.update({spec.name: spec for spec in specs})
 
 
+def shipped_arrays() -> Mapping[str, ArraySpec]:
+    """Every array of the package by name, without those that a user's files declared."""
+    return {name: spec for name, spec in known_arrays().items() if name not in _declared}
+
+
 def select_arrays(
     modalities: Sequence[str] = (), catalogue: Mapping[str, ArraySpec] | None = None
 ) -> tuple[ArraySpec, ...]:

@@ -16,6 +16,8 @@ import numpy as np
 from m3etl.errors import InputError
 from m3etl.spec.program import Program
 
+hook_prefix = "hook:"  # of the recipe of an array that a function of the user's own makes: hook:module:function
+
 
 class Shape(StrEnum):
     """Whether a chip has a picture or a list of numbers."""
@@ -159,8 +161,8 @@ class ArraySpec:
             found.append("classes need a code table or class_limit")
         if self.classes and len({item.code for item in self.classes}) != len(self.classes):
             found.append("two classes have the same code")
-        if (self.program is not None) != (self.recipe == "program"):
-            found.append("the recipe 'program' and a program go together")
+        if (self.program is not None) != (self.recipe == "program" or self.recipe.startswith(hook_prefix)):
+            found.append("the recipe 'program' (or a hook) and a program go together")
         if self.program is not None:
             found += self.program.problems()
             if tuple(output.name for output in self.program.outputs) != self.bands:

@@ -13,8 +13,13 @@ from typing import Any
 seasons = {"DJF": (12, 2), "MAM": (3, 5), "JJA": (6, 8), "SON": (9, 11)}
 months = {f"{month:02d}": (month, month) for month in range(1, 13)}
 periods = {**seasons, **months}
-reducer_names = ("mosaic", "mean", "median", "mode", "min", "max", "sum", "std", "count")
+reducer_names = ("mosaic", "first", "mean", "median", "mode", "min", "max", "sum", "std", "count")
 _percentile = re.compile(r"p(\d{1,2})")
+
+
+def is_reducer(name: str) -> bool:
+    """Whether a reducer has this name."""
+    return name in reducer_names or _percentile.fullmatch(name) is not None
 
 
 class Comparison(StrEnum):
@@ -127,7 +132,7 @@ class Program:
     def problems(self) -> Iterator[str]:
         """What can't be: said in full, so that a file is mended once."""
         for output in self.outputs:
-            if output.reducer not in reducer_names and output.percentile is None:
+            if not is_reducer(output.reducer):
                 known = ", ".join(reducer_names)
                 yield f"band {output.name}: unknown reducer {output.reducer!r} (known: {known}, p00 to p99)"
             if output.period and output.period not in periods:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from m3etl.io.earthengine import Session
 from m3etl.io.outcomes import Kind, RequestFailed
 from m3etl.io.pixels import PixelJob, expression_of, plan_requests
 from m3etl.io.planning import Anchored, question_expression, read_question
-from m3etl.io.programs import filtered
+from m3etl.io.programs import filtered, is_hook, load_hook
 from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
@@ -56,7 +56,7 @@ def check_assets(session: Session, specs: Sequence[ArraySpec], *, text: str, fil
 
     One request per array; nothing is sent beyond these questions. RemoteError where the service does not answer.
     """
-    problems = []
+    problems = list(_hook_problems(specs, text, file))
     for spec in specs:
         at = f"{file}:{line_of(text, spec.name, 'asset')}"
         try:
@@ -71,7 +71,7 @@ def check_assets(session: Session, specs: Sequence[ArraySpec], *, text: str, fil
         if bands is None:
             continue  # no image here: the pilot's chip says so
         program = spec.program
-        wanted = () if program is None else (*program.bands, *(mask.band for mask in program.masks))
+        wanted = () if program is None or is_hook(spec) else (*program.bands, *(mask.band for mask in program.masks))
         missing = [band for band in dict.fromkeys(wanted) if band not in bands]
         if missing:
             line = line_of(text, spec.name, "bands")
@@ -114,6 +114,15 @@ def run_declaration_check(session: Session, specs: Sequence[ArraySpec], *, pilot
         seconds=time.monotonic() - started,
         facts={"pilot chip": chip.chip_id, "arrays": arrays, "bands": bands},
     )
+
+
+def _hook_problems(specs: Sequence[ArraySpec], text: str, file: str) -> Iterator[str]:
+    for spec in specs:
+        if is_hook(spec):
+            try:
+                load_hook(spec)
+            except InputError as error:
+                yield f"{file}:{line_of(text, spec.name, 'hook')}: {error.message}. {error.hint}"
 
 
 def line_of(text: str, array: str, key: str) -> int:

@@ -125,6 +125,7 @@ class Scenery:
         "COPERNICUS/S1_GRD",
         "GOOGLE/DYNAMICWORLD/V1",
         "ESA/WorldCover/v100",
+        "OPERA/RTC/L2_V1/S1",
         "ECMWF/ERA5_LAND/MONTHLY_AGGR",
     )
 

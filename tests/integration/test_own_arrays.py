@@ -109,8 +109,8 @@ def test_a_declared_array_is_exported_and_stays_declared(tmp_path: Path) -> None
     [
         ('"HV"]', '"HX"]', "palsar2.toml:6: JAXA/ALOS/PALSAR/YEARLY/SAR_EPOCH has no band HX; it has HH, HV"),
         ("YEARLY/SAR_EPOCH", "YEARLY/NONE", "palsar2.toml:5: the asset JAXA/ALOS/PALSAR/YEARLY/NONE can't be read"),
-        ('dtype = "uint16"', 'dtype = "uint8"', "palsar2.toml:2: array 'palsar2' is declared wrongly: fill 65535"),
-        ("fill = 65535\n", "fill = 300\n", "palsar2.toml:2: array 'palsar2' is declared wrongly: fill 300 is a valid"),
+        ('dtype = "uint16"', 'dtype = "uint8"', "palsar2.toml:11: array 'palsar2' is declared wrongly: fill 65535"),
+        ("fill = 65535\n", "fill = 300\n", "palsar2.toml:11: array 'palsar2' is declared wrongly: fill 300 is a valid"),
         ("valid_max = 65534", "valid_max = 70000", "uint16 cannot hold [1.0, 70000.0]"),
     ],
 )
@@ -143,3 +143,33 @@ def test_files_that_are_no_declaration(tmp_path: Path, content: bytes) -> None:
     assert refused.returncode == 2
     assert "bad.toml" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_hook_is_checked_exported_and_refused_with_its_line(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "my_recipes.py").write_text(
+        "def ratio(ee, images):\n"
+        "    brightest = images.qualityMosaic('HH')\n"
+        "    return brightest.select('HV').divide(brightest.select('HH')).rename('ratio')\n"
+    )
+    path = tmp_path / "ratio.toml"
+    path.write_text(
+        '[[array]]\nname = "palsar_ratio"\nasset = "JAXA/ALOS/PALSAR/YEARLY/SAR_EPOCH"\nbands = ["ratio"]\n'
+        'window = "year"\nhook = "my_recipes:ratio"\ndtype = "uint16"\nfill = 65535\nscale = 0.001\nvalid_min = 0\n'
+        "valid_max = 60\nnative_gsd_m = 25\n"
+    )
+    here = {"PYTHONPATH": str(code)}
+    (row,) = json.loads(m3etl(tmp_path, "--json", "modalities", "check", str(path), **here).stdout)["bands"]
+    assert (row["band"], row["valid"]) == ("ratio", 1.0)
+    assert 0.1 < row["mean"] < 1
+    refused = m3etl(tmp_path, "modalities", "check", str(path), check=False)
+    assert refused.returncode == 2
+    assert "ratio.toml:6: the hook my_recipes:ratio of palsar_ratio can't be had" in refused.stderr
+    assert "PYTHONPATH" in refused.stderr
+    points = write_points(tmp_path / "points.geojson", [(8.5, 47.3, "2019-07-10"), (8.6, 47.3, "2019-07-10")])
+    m3etl(tmp_path, "sample", "--strategy", "points", "--points", str(points), "--chip-px", "32")
+    m3etl(tmp_path, "export", "--modality", "month", "--declare", str(path), **here)
+    item = ChipDataset(tmp_path, arrays=["palsar_ratio"], split=None, values="physical")[0]
+    assert item["palsar_ratio"].shape == (1, 13, 13)
+    assert 0.1 < item["palsar_ratio"].mean() < 1

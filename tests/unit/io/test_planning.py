@@ -18,6 +18,7 @@ from m3etl.io.planning import (
 )
 from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
+from m3etl.spec.declarations import parse_declarations
 from m3etl.spec.scenes import day_ms, utc_ms, year_window
 
 chip = ChipGrid(chip_id="32632-0640-0781-8281", epsg=32632, xmin=left, ymax=top, chip_px=64)
@@ -61,6 +62,12 @@ def radar(index, *, day, direction="ASCENDING", mode="IW", bounds=None):
     )
 
 
+def declared(index, *, day, bounds=None):
+    options = {} if bounds is None else {"bounds": bounds}
+    bands = {"VV": ("float32", lambda x, y: 0 * x)}
+    return Scene(f"OPERA/RTC/L2_V1/S1/{index}", bands, time_ms=june + round(day * day_ms), **options)
+
+
 def month(year, number, temperature):
     bands = {
         "temperature_2m": ("float64", lambda x, y: temperature + 0 * x),
@@ -84,6 +91,11 @@ scenes = [
     optical("next year", 0.0, day=365),
     optical("scored", 40.0, level=l1c),
     optical("unprocessed", 35.0, day=-60, level=l1c),
+    declared("before", day=-3),
+    declared("west", day=1, bounds=west_half),
+    declared("east", day=1 + 20 / 86_400),
+    declared("late", day=5),
+    declared("elsewhere", day=0.1, bounds=(left - 9000, top - 9000, left - 5500, top - 5500)),
     radar("near", day=1),
     radar("nearer but outside", day=0.5, bounds=(left - 5000, top - 5000, left - 100, top + 5000)),
     radar("half", day=-2, bounds=west_half),
@@ -207,6 +219,26 @@ def test_companions_of_an_anchor(session):
     assert [item.index for item in found.other] == ["scored"]
     assert found.cloud_scores.scene_ids == (f"{scores}/scored",)
     assert found.classifications.scene_ids == (), "the anchor has no SCL"
+
+
+def test_the_nearest_acquisition_is_taken_with_all_its_tiles(session):
+    """window = "nearest" of a TOML file: the tiles of one acquisition, none of an earlier or later one."""
+    text = """
+[[array]]
+name = "mine"
+asset = "OPERA/RTC/L2_V1/S1"
+bands = ["VV"]
+window = "nearest"
+max_gap_days = 12
+dtype = "float32"
+native_gsd_m = 10
+"""
+    specs = parse_declarations(text, file="mine.toml")
+    (companions,) = ask(session, (), [anchor()], specs).companions
+    assert companions.composites["mine"].scene_ids == ("OPERA/RTC/L2_V1/S1/west", "OPERA/RTC/L2_V1/S1/east")
+    (none,) = parse_declarations(text.replace("= 12", "= 0.5"), file="mine.toml")
+    (companions,) = ask(session, (), [anchor()], [none]).companions
+    assert companions.composites["mine"].scene_ids == ()
 
 
 def test_the_angle_asks_for_no_passes_of_its_own(session):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from m3etl.emulator.evaluate import Evaluator
+from m3etl.errors import InputError
 from m3etl.io.layout import declaration_of, spec_of
-from m3etl.io.programs import filtered, program_image
+from m3etl.io.programs import filtered, hook_image, load_hook, program_image
+from m3etl.spec.declarations import parse_declarations
 from m3etl.spec.modality import ArraySpec, Resampling, Shape, Temporal, Values
 from m3etl.spec.program import Comparison, Filter, Mask, Output, Program, Window, monthly, seasonal
 from tests.fakes import ee_in_process
@@ -203,3 +206,133 @@ def test_a_declaration_with_a_program_survives_the_store() -> None:
     assert again == spec
     assert again.digest() == spec.digest()
     assert Program.from_json(asdict(program)) == program
+
+
+# --- what a TOML file says, run --------------------------------------------------------------------------------------
+
+file = """
+[[array]]
+name = "mine"
+asset = "S2"
+bands = ["B2"]
+window = "year"
+dtype = "float32"
+native_gsd_m = 10
+resampling = "nearest"
+"""
+
+
+def declared(more: str = "", text: str = file) -> ArraySpec:
+    (spec,) = parse_declarations(text + more, file="mine.toml")
+    return spec
+
+
+by_reducer = {
+    "mean": lambda values: values.mean(0),
+    "median": lambda values: np.median(values, 0),
+    "mode": lambda values: values[2],
+    "min": lambda values: values.min(0),
+    "max": lambda values: values.max(0),
+    "sum": lambda values: values.sum(0),
+    "std": lambda values: values.std(0),
+    "count": lambda values: np.full(values.shape[1:], len(values)),
+    "first": lambda values: values[0],
+    "p00": lambda values: values.min(0),
+    "p50": lambda values: np.median(values, 0),
+}
+
+
+@pytest.mark.parametrize("reducer", by_reducer)
+def test_each_reducer_of_a_file_over_a_year(assets: KnownAssets, reducer: str) -> None:
+    """Five images, two of them alike."""
+    assets.s2.images.append(make_image("S2/i3again", 3, start=JUNE_1 + 20 * DAY))
+    spec = declared(f'reducers = ["{reducer}"]')
+    found = bands_of(assets, spec, (*images, "S2/i3again"))["B2"]
+    expected = by_reducer[reducer](stack(numbers=(1, 2, 3, 4, 3)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_percentiles_of_a_file_are_in_order(assets: KnownAssets) -> None:
+    names = [f"p{share:02d}" for share in (5, 25, 50, 75, 95)]
+    found = bands_of(assets, declared(f"reducers = {names}".replace("'", '"')))
+    assert list(found) == [f"B2_{name}" for name in names], "several reducers give a band each"
+    values = np.array(list(found.values()))
+    assert (np.diff(values, axis=0) >= 0).all()
+    assert (values[-1] > values[0]).all()
+
+
+def test_first_is_the_earliest_that_was_observed(assets: KnownAssets) -> None:
+    spec = declared('reducers = ["first"]\nmasks = [{ band = "B2", at_least = 2000 }]')
+    np.testing.assert_array_equal(bands_of(assets, spec)["B2"], known(2, 0, column, row))
+
+
+def test_the_default_reducers_are_mean_and_for_classes_mode(assets: KnownAssets) -> None:
+    np.testing.assert_allclose(bands_of(assets, declared())["B2"], stack().mean(0))
+    table = 'values = "classes"\nclasses = [{ code = 1000, name = "a" }, { code = 5000, name = "b" }]'
+    text = file.replace('"float32"', '"uint16"\nfill = 65535')
+    (spec,) = parse_declarations(text + table, file="mine.toml")
+    assert spec.program is not None
+    assert spec.program.outputs[0].reducer == "mode"
+    again = make_image("S2/i3again", 3, start=JUNE_1 + 20 * DAY)
+    assets.s2.images.append(again)
+    np.testing.assert_array_equal(
+        bands_of(assets, spec, (*images, "S2/i3again"))["B2"], known(3, 0, column, row), "never a mean of codes"
+    )
+
+
+@pytest.mark.parametrize(
+    ("mask", "kept"),
+    [
+        ("bits = [0, 1]", lambda values: values % 4 == 0),
+        ("values = [1000, 1011]", lambda values: ~np.isin(values, (1000, 1011))),
+        ("at_least = 1020, at_most = 1040", lambda values: (values >= 1020) & (values <= 1040)),
+    ],
+)
+def test_masks_of_a_file(assets: KnownAssets, mask: str, kept: Any) -> None:
+    spec = declared(f'masks = [{{ band = "B2", {mask} }}]')
+    found = bands_of(assets, spec, images[:1])["B2"]
+    np.testing.assert_array_equal(~np.isnan(found), kept(known(1, 0, column, row)))
+
+
+@pytest.mark.parametrize("reducer", ["mean", "median", "p90", "max"])
+def test_months_and_seasons_of_a_file(assets: KnownAssets, reducer: str) -> None:
+    assets.s2.images.append(make_image("S2/march", 7, start=JUNE_1 - 80 * DAY))
+    scenes = (*images, "S2/march")
+    months = bands_of(assets, declared(f'reducers = ["{reducer}"]\nperiod = "months"'), scenes)
+    seasons_text = file.replace('"year"', '"seasons"')
+    seasons = bands_of(assets, declared(f'reducers = ["{reducer}"]\nperiod = "seasons"', seasons_text), scenes)
+    assert (len(months), len(seasons)) == (12, 4)
+    for found, march, june, none in ((months, "03", "06", "07"), (seasons, "MAM", "JJA", "SON")):
+        np.testing.assert_allclose(found[f"{march}_B2_{reducer}"], known(7, 0, column, row))
+        np.testing.assert_allclose(
+            found[f"{june}_B2_{reducer}"], bands_of(assets, declared(f'reducers = ["{reducer}"]'))["B2"]
+        )
+        assert np.isnan(found[f"{none}_B2_{reducer}"]).all()
+
+
+def test_a_hook_of_the_users_own_makes_what_a_file_cannot_say(
+    assets: KnownAssets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ratio of two bands of the brightest image, written by a function in a module of the user's own."""
+    (tmp_path / "my_recipes.py").write_text(
+        "def ratio(ee, images):\n"
+        "    brightest = images.qualityMosaic('B2')\n"
+        "    return brightest.select('B3').divide(brightest.select('B2')).rename('ratio')\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = file.replace('bands = ["B2"]', 'bands = ["ratio"]') + 'hook = "my_recipes:ratio"\nscale = 0.5\n'
+    (spec,) = parse_declarations(text, file="mine.toml")
+    assert spec == spec_of(declaration_of(spec)), "kept with the data set by its name"
+    raster = ee_in_process.pixels(Evaluator(assets), hook_image(ee, spec, images), grid)
+    np.testing.assert_allclose(
+        raster.bands["ratio"] * 0.5, known(4, 1, column, row) / known(4, 0, column, row), rtol=1e-6
+    )
+    for name, reason in (
+        ("none:ratio", "No module named 'none'"),
+        ("my_recipes:no", "no attribute"),
+        ("my_recipes:number", "is no function"),
+    ):
+        (wrong,) = parse_declarations(text.replace("my_recipes:ratio", name), file="mine.toml")
+        with pytest.raises(InputError, match=reason):
+            load_hook(wrong)

@@ -93,7 +93,11 @@ def test_two_arrays_in_one_file() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("fill = 255", "fill = 1", "mine.toml:2: array 'esri_land_cover' is declared wrongly: fill 1 is also the code"),
+        (
+            "fill = 255",
+            "fill = 1",
+            "mine.toml:10: array 'esri_land_cover' is declared wrongly: fill 1 is also the code",
+        ),
         ('dtype = "uint8"', 'dtype = "byte"', "mine.toml:9: dtype must be one of uint8"),
         ('dtype = "uint8"\n', "", "mine.toml:2: the key 'dtype' is missing"),
         ('window = "year"', 'window = "decade"', "mine.toml:8: window must be one of static"),
