@@ -14,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,29 +97,45 @@ rivals = (
 
 def run(*, quick: bool = True) -> list[Row]:
     """All rows of this file; `machine` and `commit` are added by the caller."""
-    chips, runs = (384, 3) if quick else (2048, 5)
+    chips, runs = (384, 3) if quick else (1024, 3)
     directory = Path(tempfile.mkdtemp(prefix="m3etl-bench-"))
     try:
         sealed = repeat_sealed(list(make_sealed(range(64))), chips)
         stores = _write_stores(directory, sealed, ("zstd",) if quick else ("zstd", "fast", "none"))
         decoding.load_native()
-        rows = [_vs_limit(stores["zstd"], "loader.vs_decode_limit", runs)]
-        if not quick:
-            rows.append(_vs_limit(stores["fast"], "loader.vs_decode_limit_lz4", runs))
-        rows += [
-            _vs_zarr(stores["zstd"], runs),
-            _vs_dataloader(stores["zstd"], runs),
-            _cold_vs_warm(stores["zstd"], runs),
-            _growth(stores["zstd"], 40 if quick else 1000),
-        ]
-        for folder in stores.values():
-            _dump(folder)
-        others = [_vs_rival(rival, stores[rival.store], runs) for rival in (rivals[:1] if quick else rivals)]
-        others.append(_bf16_vs_mmearth(stores["zstd"], sealed[: 96 if quick else 256], runs))
-        rows += [row for row in others if row is not None]
-        return rows + _open_million(directory, runs, with_torch=not quick)
+        return list(_rows(directory, stores, sealed, runs, quick=quick))
     finally:
         shutil.rmtree(directory)
+
+
+def _rows(
+    directory: Path, stores: dict[str, Path], sealed: Sequence[SealedChip], runs: int, *, quick: bool
+) -> Iterator[Row]:
+    """One measurement after the other; each is told on stderr, as all of them take minutes."""
+    zstd = stores["zstd"]
+    measurements: list[Callable[[], Row | None]] = [
+        lambda: _vs_limit(zstd, "loader.vs_decode_limit", runs),
+        lambda: _vs_zarr(zstd, runs),
+        lambda: _vs_dataloader(zstd, runs),
+        lambda: _cold_vs_warm(zstd, runs),
+        lambda: _growth(zstd, 40 if quick else 1000),
+        lambda: _bf16_vs_mmearth(zstd, sealed[: 96 if quick else 256], runs),
+    ]
+    if not quick:
+        measurements.append(lambda: _vs_limit(stores["fast"], "loader.vs_decode_limit_lz4", runs))
+    some = rivals[:1] if quick else rivals
+    measurements += [partial(_vs_rival, rival, stores[rival.store], runs) for rival in some]
+    measurements += [lambda: _open_million(directory, runs)]
+    if not quick:
+        measurements.append(lambda: _open_million_torch(directory, runs))
+    began = time.perf_counter()
+    for measure in measurements:
+        row = measure()
+        if row is not None:
+            print(
+                f"{time.perf_counter() - began:5.0f} s  {row['bench']} {row['value']:.4g}", file=sys.stderr, flush=True
+            )
+            yield row
 
 
 def _write_stores(directory: Path, sealed: Sequence[SealedChip], codecs: Sequence[str]) -> dict[str, Path]:
@@ -138,6 +155,8 @@ def _dump(folder: Path) -> None:
     """The chips as plain arrays, from which rivals make their own format."""
     store = open_store(folder / "chips.zarr")
     for name in store.specs:
+        if (folder / f"{name}.npy").exists():
+            return
         np.save(folder / f"{name}.npy", store.read(name, np.arange(store.rows), threads=threads))
 
 
@@ -283,12 +302,15 @@ def _before_and_after(bench: str, ours: Rate, rival: Rival, folder: Path, runs: 
     python = rival_python(rival.group)
     if python is None:
         return None
+    if rival.name != "mmearth":
+        _dump(folder)
     ours()
     here = [ours() for _ in range(runs)]
     try:
         theirs = run_rival(python, script, rival.name, str(folder), str(runs))
     except subprocess.CalledProcessError as error:
-        print(f"{rival.name} is left out: {' '.join(error.stderr.strip().splitlines()[-1:])}", flush=True)
+        reason = " ".join(error.stderr.strip().splitlines()[-1:])
+        print(f"{rival.name} is left out: {reason}", file=sys.stderr, flush=True)
         return None
     here += [ours() for _ in range(runs)]
     middle = statistics.median(here)
@@ -315,29 +337,25 @@ def _bf16_vs_mmearth(folder: Path, sealed: Sequence[SealedChip], runs: int) -> R
     return _before_and_after("loader.bf16_vs_mmearth", lambda: _per_second(chips, read), rival, folder, runs, note)
 
 
-def _open_million(directory: Path, runs: int, *, with_torch: bool) -> list[Row]:
+def _open_million(directory: Path, runs: int) -> Row:
     """From the first import to the first batch of a store of a million chips, in fresh processes."""
     make_million_chips(directory / "million", specs)
     batches = _first_batch("m3etl.learn.batches", "BatchStream", directory / "million")
     _seconds_of(batches)
     ours = [_seconds_of(batches) for _ in range(runs)]
-    note = "from the first import to the first batch, warm"
-    arrays = _row(
-        "store.open_seconds_1m", "seconds", ours, "", [], ratios=ours, note=f"{note}; batches of NumPy arrays"
-    )
-    if not with_torch:
-        return [arrays]
+    note = f"{since_import}; batches of NumPy arrays"
+    return _row("store.open_seconds_1m", "seconds", ours, "", [], ratios=ours, note=note)
+
+
+def _open_million_torch(directory: Path, runs: int) -> Row:
+    """The same store and tensors, beside what torch alone takes; after `_open_million`."""
     tensors = _first_batch("m3etl.learn.loader", "ChipLoader", directory / "million")
     both, alone = zip(*[(_seconds_of(tensors), _seconds_of(import_torch)) for _ in range(runs)], strict=True)
-    rival = "importing torch alone"
-    return [
-        arrays,
-        _row(
-            "store.open_seconds_1m_torch", "seconds", [*both], rival, [*alone], ratios=[*both], note=f"{note}; tensors"
-        ),
-    ]
+    note, rival = f"{since_import}; tensors", "importing torch alone"
+    return _row("store.open_seconds_1m_torch", "seconds", [*both], rival, [*alone], ratios=[*both], note=note)
 
 
+since_import = "from the first import to the first batch, warm"
 import_torch = "import time; started = time.perf_counter(); import torch; print(time.perf_counter() - started)"
 
 
