@@ -61,7 +61,8 @@ from m3etl.cli.options import Settings, earthengine_options
     "--budget-eecu-hours",
     type=click.FloatRange(min=0),
     metavar="H",
-    help="EECU-hours that all exports of this campaign may spend; ends cleanly when the upper bound reaches it.",
+    help="EECU-hours that all exports of this campaign may spend; ends cleanly when the upper bound reaches it. "
+    "A part stops at its even share.",
 )
 @earthengine_options
 @click.pass_obj

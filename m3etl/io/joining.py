@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from m3etl.errors import DamagedError
+from m3etl.errors import DamagedError, InputError
 from m3etl.io.ledger import Ledger, open_ledger
 from m3etl.io.segments import segment_path, sync_directory, unwritable
+from m3etl.io.tasks import place_with_tasks, task_columns, task_tables
 
 fixed_facts = ("arrays", "shard_chips", "lot_chips", "s2", "catalogue", "selection")
 segments_of_part = 1_000_000  # numbers that the segments of one part may have in the joined campaign
@@ -37,8 +38,9 @@ def check_parts_agree(ledgers: Sequence[Ledger]) -> None:
 def join_ledgers(parts: Sequence[tuple[Ledger, Path]], path: Path, raw_path: Path, plan: Any) -> None:
     """Write the ledger at `path` from all parts, each with its raw directory, and link their raw segments into
     `raw_path`. It appears whole or not at all; the parts stay as they are. plan: identity of chips.parquet, None where
-    it has to be read again.
+    it has to be read again. Raises InputError where parts have exports on their way to different buckets.
     """
+    place = _common_place([part for part, _ in parts])
     temporary = path.with_name(f".{path.name}.tmp")
     for suffix in ("", "-wal", "-shm"):
         Path(f"{temporary}{suffix}").unlink(missing_ok=True)
@@ -51,6 +53,8 @@ def join_ledgers(parts: Sequence[tuple[Ledger, Path]], path: Path, raw_path: Pat
         for name in fixed_facts:
             joined.write_meta(name, parts[0][0].read_meta(name))
         joined.write_meta("parts_joined", len(parts))
+        if place:
+            joined.write_meta("task_place", place)
         if plan is not None:
             joined.write_meta("plan", plan)
     finally:
@@ -100,6 +104,18 @@ def _link_segments(ledger: Ledger, source: Path, target: Path, first: int) -> No
         raise unwritable(target, error) from error
 
 
+def _common_place(ledgers: Sequence[Ledger]) -> str:
+    """Where exports of these parts are on their way to; "" where none are."""
+    places = {ledger.file.path.name: place for ledger in ledgers if (place := place_with_tasks(ledger.file))}
+    if len(set(places.values())) > 1:
+        found = "; ".join(f"{place} ({name})" for name, place in places.items())
+        raise InputError(
+            f"parts of this campaign have exports on their way to different buckets: {found}",
+            hint="Finish them first, each with its --part I/N and its --bucket.",
+        )
+    return next(iter(places.values()), "")
+
+
 def _take_over(connection: sqlite3.Connection, first_segment: int) -> None:
     connection.execute(
         f"INSERT INTO chips ({_chip_columns}, segment) SELECT {_chip_columns}, segment + ? FROM other.chips "
@@ -124,3 +140,9 @@ def _take_over(connection: sqlite3.Connection, first_segment: int) -> None:
         "INSERT INTO array_totals SELECT * FROM other.array_totals WHERE true "
         "ON CONFLICT (array) DO UPDATE SET chips = chips + excluded.chips, valid = valid + excluded.valid"
     )
+    if connection.execute("SELECT 1 FROM other.sqlite_master WHERE name = 'tasks'").fetchone():
+        for statement in task_tables:
+            connection.execute(statement)
+        connection.execute(  # their names hold a word of the part's own, so none occurs twice
+            f"INSERT INTO tasks ({task_columns}) SELECT {task_columns} FROM other.tasks ORDER BY number"
+        )

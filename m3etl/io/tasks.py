@@ -36,7 +36,8 @@ class TaskState(StrEnum):
 
 
 open_states = (TaskState.PLANNED, TaskState.SUBMITTING, TaskState.RUNNING)
-_schema = (
+task_columns = "job, tile, state, attempt, task, operation, since, kind, reason, absent"
+task_tables = (
     "CREATE TABLE IF NOT EXISTS tasks (number INTEGER PRIMARY KEY, job TEXT NOT NULL UNIQUE, tile TEXT NOT NULL, "
     "state TEXT NOT NULL, attempt INTEGER NOT NULL DEFAULT 1, task BLOB NOT NULL, operation TEXT NOT NULL DEFAULT '', "
     "since REAL NOT NULL DEFAULT 0, kind TEXT NOT NULL DEFAULT '', reason TEXT NOT NULL DEFAULT '', "
@@ -84,9 +85,7 @@ class Tasks:
         """Note where tasks export to. Raises InputError while tasks are on their way to another place."""
         with self._file.transaction() as connection:
             found = connection.execute("SELECT value FROM meta WHERE key = 'task_place'").fetchone()
-            (waiting,) = connection.execute(
-                "SELECT COUNT(*) FROM tasks WHERE state IN ('submitting', 'running', 'exported')"
-            ).fetchone()
+            (waiting,) = connection.execute(f"SELECT COUNT(*) FROM tasks WHERE {_waiting}").fetchone()
             if found and json.loads(found[0]) != url and waiting:
                 raise InputError(
                     f"{waiting} exports are on their way to {json.loads(found[0])}; {url} was asked for now",
@@ -233,6 +232,7 @@ class Tasks:
             connection.execute(f"UPDATE tasks SET state = ?{columns} WHERE job = ?", (state, *values.values(), job))
 
 
+_waiting = "state IN ('submitting', 'running', 'exported')"
 _record = "SELECT job, state, attempt, task, operation, since, absent FROM tasks"
 
 
@@ -241,12 +241,20 @@ def open_tasks(path: Path) -> Tasks:
     file = open_file(path)
     try:
         with file.transaction() as connection:
-            for statement in _schema:
+            for statement in task_tables:
                 connection.execute(statement)
     except BaseException:
         file.close()
         raise
     return Tasks(file)
+
+
+def place_with_tasks(file: LedgerFile) -> str:
+    """The bucket that exports recorded in this file are on their way to; "" where none are."""
+    if not file.number("SELECT COUNT(*) FROM sqlite_master WHERE name = 'tasks'"):
+        return ""
+    found = file.one("SELECT value FROM meta WHERE key = 'task_place'")
+    return str(json.loads(found[0])) if found and file.number(f"SELECT COUNT(*) FROM tasks WHERE {_waiting}") else ""
 
 
 def describe_tasks(path: Path) -> str:

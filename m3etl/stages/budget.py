@@ -45,10 +45,13 @@ def make_meter(
     budget_eecu_hours: float | None,
     on_over: Callable[[], None],
 ) -> Meter:
-    """The meter of a run. Raises BudgetError where the campaign has already spent what it may."""
+    """The meter of a run. Raises BudgetError where the campaign, or its part, has already spent what it may.
+
+    budget_eecu_hours: what the run's ledger and the pilot may have spent in the end, see `share_of_part`.
+    """
     figures = read_figures(campaign, ledger)
     if budget_eecu_hours is not None and figures.spent_upper_s() >= budget_eecu_hours * hour_s:
-        raise over_budget(figures, budget_eecu_hours, "nothing was sent")
+        raise over_budget(campaign, figures, budget_eecu_hours, "nothing was sent")
     config = campaign.config.export
     return Meter(
         profiler,
@@ -61,12 +64,25 @@ def make_meter(
     )
 
 
-def over_budget(figures: Figures, budget_eecu_hours: float, outcome: str) -> BudgetError:
+def share_of_part(campaign: Campaign, budget_eecu_hours: float | None) -> float | None:
+    """What a part may spend of the budget of all runs, pilot included: an even share of what the pilot has left. Nobody
+    asks the other parts, and yet all of them together stay within the budget.
+    """
+    if campaign.part is None or budget_eecu_hours is None:
+        return budget_eecu_hours
+    pilot = read_pilot(campaign).spent_upper_s() / hour_s
+    return pilot + max(0.0, budget_eecu_hours - pilot) / campaign.part[1]
+
+
+def over_budget(campaign: Campaign, figures: Figures, budget_eecu_hours: float, outcome: str) -> BudgetError:
     """What the user is told when the budget is used up. outcome: what became of the run."""
+    whose = "budget"
+    if campaign.part is not None:
+        whose = "budget for part {}/{}, its share,".format(*campaign.part)
     spent, upper = figures.spent_s() / hour_s, figures.spent_upper_s() / hour_s
     return BudgetError(
-        f"the campaign's budget of {budget_eecu_hours:g} EECU-hours is used up: {spent:.3g} are spent by estimate and "
-        f"at most {upper:.3g} with 95 % confidence; {outcome}",
+        f"the campaign's {whose} of {budget_eecu_hours:.4g} EECU-hours is used up: {spent:.3g} are spent by estimate "
+        f"and at most {upper:.3g} with 95 % confidence; {outcome}",
         hint="Go on with the same command and a larger --budget-eecu-hours (it counts every run of the campaign), "
         "for example when the next month of your tier begins; what has landed is kept.",
     )
@@ -97,20 +113,23 @@ def dry_run_facts(
     that run at a time where the configuration names no number.
     """
     config = campaign.config.export
-    part = 1.0 if campaign.part is None or ledger is not None else 1.0 / campaign.part[1]
-    chips = math.ceil(chips * part)
+    whole, is_share = chips, False
     counts: Counter[ChipState] = Counter()
-    for (_, _, state), number in (ledger.tally() if ledger is not None else {}).items():
+    tally = ledger.tally() if ledger is not None else {}
+    for (_, _, state), number in tally.items():
         counts[state] += number
+    if campaign.part is not None:
+        is_share = ledger is None or ledger.read_meta("part") is None
+        own = sum(number for (_, reserve, _), number in tally.items() if not reserve)
+        chips = math.ceil(whole / campaign.part[1]) if is_share else own
     done = sum(counts[state] for state in (ChipState.LANDED, ChipState.SEALED, ChipState.FAILED))
     left = max(0, chips - done)
     figures = read_figures(campaign, ledger)
     unplanned = max(0, left - counts[ChipState.PLANNED])
-    share = left / chips * part if chips else 0.0
     facts = estimate(
         chips=left,
         unplanned=unplanned,
-        **_counted(campaign, specs, chosen, left=share, unplanned=unplanned / chips * part if chips else 0.0),
+        **_counted(campaign, specs, chosen, left=left / max(1, whole), unplanned=unplanned / max(1, whole)),
         running=config.batch_in_flight or running,
         specs=specs,
         chip_m=campaign.chip_m,
@@ -121,8 +140,14 @@ def dry_run_facts(
         figures=figures,
     )
     spent = spent_facts(figures) if figures.lanes else {}
-    shared = {} if part == 1.0 else {"part": "an even share; its own chips are known after its first export"}
-    return {**facts, "chips": chips, **shared, **({"chips left": left} if left != chips else {}), **spent}
+    shared = {"part": "an even share; its own chips are known after its first export"}
+    return {
+        **facts,
+        "chips": chips,
+        **(shared if is_share else {}),
+        **({"chips left": left} if left != chips else {}),
+        **spent,
+    }
 
 
 def _counted(

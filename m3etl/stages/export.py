@@ -25,7 +25,7 @@ from m3etl.stages.additions import (
     open_addition,
     plan_addition_wave,
 )
-from m3etl.stages.budget import make_meter, over_budget, read_figures
+from m3etl.stages.budget import make_meter, over_budget, read_figures, share_of_part
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
 from m3etl.stages.layout import Layout, fix_layout, further_specs, read_layout_of, with_catalogue
@@ -136,7 +136,9 @@ class _Export:
         self._planning = FlowCounts()
         self._pixels = FlowCounts()
         self._stop = threading.Event()
-        self._budget_eecu_hours = budget_eecu_hours
+        self._budget_eecu_hours = budget_eecu_hours = share_of_part(campaign, budget_eecu_hours)
+        if campaign.part is not None and budget_eecu_hours is not None:
+            progress.say(f"this part stops at its share of the budget, {budget_eecu_hours:.4g} EECU-hours")
         self._meter = make_meter(campaign, session, ledger, budget_eecu_hours=budget_eecu_hours, on_over=self._stop.set)
         self._started = time.monotonic()
         self._additions: list[dict[str, Any]] = []
@@ -166,7 +168,8 @@ class _Export:
                     write_rows_to_plan(self._campaign, [self._ledger])
         if self._budget_eecu_hours is not None and self._meter.over:
             outcome = f"{self._landed} chips landed in this run"
-            raise over_budget(read_figures(self._campaign, self._ledger), self._budget_eecu_hours, outcome)
+            figures = read_figures(self._campaign, self._ledger)
+            raise over_budget(self._campaign, figures, self._budget_eecu_hours, outcome)
         if self._stop.is_set():
             raise KeyboardInterrupt
         return self._summary()

@@ -99,7 +99,7 @@ def _budget_left(campaign: Campaign, budget_eecu_hours: float | None) -> float |
             ledger.close()
     left = budget_eecu_hours - figures.spent_upper_s() / hour_s
     if left <= 0:
-        raise over_budget(figures, budget_eecu_hours, "nothing was sent")
+        raise over_budget(campaign, figures, budget_eecu_hours, "nothing was sent")
     return left
 
 

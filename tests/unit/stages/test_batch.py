@@ -20,6 +20,7 @@ from m3etl.errors import AuthenticationError, InputError, RemoteError
 from m3etl.io.exports import Operation
 from m3etl.io.objects import Bucket
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
+from m3etl.io.plan import write_plan
 from m3etl.io.provenance import read_provenance
 from m3etl.stages import batch, taskrunning
 from m3etl.stages.export import run_export
@@ -500,6 +501,48 @@ def test_interrupted_tasks_go_on_and_are_collected_later(clouds, by_pixels):
     started = cloud.tasks.started()
     assert len(started) == len(set(started))
     assert cloud.content() == by_pixels
+
+
+def test_tasks_of_parts_are_collected_after_joining(clouds, monkeypatch):
+    whole = clouds()
+    plan = make_plan(40)
+    write_plan(whole.campaign.plan_path, plan)
+    campaign = whole.campaign.with_config(store=replace(whole.campaign.config.store, lot_chips=16))
+    save_config(campaign)
+    shutil.copytree(campaign.root, campaign.root.parent / "parted")
+    assert whole.export().failed == 0
+    parted = open_campaign(campaign.root.parent / "parted")
+    monkeypatch.setattr(batch, "_place_of", lambda campaign, session: place)
+    whole.tasks.slow = 10**6
+    options = {"session": FakeEarth(), "progress": SilentProgress(), "base_wait_s": 0.001}
+    for number in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_soon(patch)
+            run_export(open_campaign(parted.root), part=(number, 2), **options)
+    assert len(whole.tasks.waiting()) == 2 * whole.tasks.limit, "both parts have tasks on their way"
+    whole.tasks.slow = 0
+    assert run_export(open_campaign(parted.root), **options).failed == 0
+    started = whole.tasks.started()
+    assert len(started) == len(set(started)), "what the parts had asked for is not asked for again"
+    assert not whole.tasks.waiting()
+    assert content(parted.root) == whole.content()
+    assert read_status(open_campaign(parted.root)).facts["tasks"].endswith(" read")
+
+
+def test_parts_on_their_way_to_different_buckets_are_not_joined(clouds, monkeypatch):
+    cloud = clouds(slow=10**6)
+    write_plan(cloud.campaign.plan_path, make_plan(40))
+    campaign = cloud.campaign.with_config(store=replace(cloud.campaign.config.store, lot_chips=16))
+    save_config(campaign)
+    for number in (1, 2):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            stop_soon(patch)
+            patch.setattr(batch, "_place_of", lambda *_, number=number: replace(place, name=f"bucket-{number}"))
+            cloud.export(part=(number, 2))
+    with pytest.raises(InputError, match=r"bucket-1/deep.*bucket-2/deep") as caught:
+        cloud.export()
+    assert "--part I/N" in caught.value.hint
+    assert len(list(cloud.campaign.root.glob("ledger-*.sqlite"))) == 2
 
 
 def test_the_real_service_needs_a_bucket(tmp_path):

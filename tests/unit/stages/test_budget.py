@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 from fakes.earth import FakeEarth, install
 
-from m3etl.campaign import open_campaign
+from m3etl.campaign import open_campaign, save_config
 from m3etl.errors import BudgetError, DamagedError, InputError
 from m3etl.io.ledger import open_ledger
-from m3etl.stages.budget import pilot_name, read_pilot
+from m3etl.stages.budget import pilot_name, read_figures, read_pilot
 from m3etl.stages.export import run_export
 from m3etl.stages.pilot import run_pilot
 from m3etl.stages.status import read_status
@@ -153,6 +156,60 @@ def test_a_run_ends_at_its_budget_and_goes_on_with_a_larger_one(tmp_path):
     summary = export(campaign, earth, budget_eecu_hours=5.0)
     assert summary.done == chips
     assert earth.calls["pixels"] == chips
+
+
+def test_each_part_stops_at_its_share_of_the_budget(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips), max_in_flight=1, max_attempts=1)
+    campaign = campaign.with_config(store=replace(campaign.config.store, lot_chips=16))
+    save_config(campaign)
+    pilot(campaign, FakeEarth(eecu_s=36.0), count=8)
+    before = read_pilot(campaign).spent_upper_s() / 3600
+    pilot_h = read_pilot(campaign).spent_s() / 3600
+    budget = before + 0.5
+    said = Listening()
+    spent = []
+    for number in (1, 2):
+        earth = FakeEarth(eecu_s=36.0)
+        with pytest.raises(BudgetError, match=f"part {number}/2, its share") as caught:
+            export(campaign, earth, part=(number, 2), budget_eecu_hours=budget, progress=said)
+        assert caught.value.exit_code == 2
+        part = replace(open_campaign(campaign.root), part=(number, 2))
+        with contextlib.closing(open_ledger(part.ledger_path)) as ledger:
+            spent.append(read_figures(part, ledger).spent_s() / 3600 - pilot_h)
+        assert earth.calls["pixels"] > 0
+    share = before + (budget - before) / 2
+    assert f"this part stops at its share of the budget, {share:.4g} EECU-hours" in said.said
+    assert all(hours <= (budget - before) / 2 for hours in spent)
+    assert before + sum(spent) <= budget, "all parts together"
+    for number in (1, 2):
+        export(campaign, FakeEarth(), part=(number, 2), budget_eecu_hours=1000.0)
+    assert export(campaign, FakeEarth()).done == chips
+
+
+class Listening(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_dry_run_of_a_part_is_about_its_share(tmp_path):
+    campaign = make_campaign(tmp_path / "c", make_plan(chips))
+    campaign = campaign.with_config(store=replace(campaign.config.store, lot_chips=16))
+    save_config(campaign)
+
+    def facts():
+        options = {"session": None, "dry_run": True, "progress": SilentProgress()}
+        return run_export(open_campaign(campaign.root), part=(1, 2), **options).facts
+
+    assert facts()["chips"] == chips / 2
+    assert "share" in facts()["part"]
+    done = export(campaign, FakeEarth(), part=(1, 2)).done
+    assert (facts()["chips"], facts()["chips left"]) == (done, 0)
+    assert "part" not in facts()
 
 
 def test_a_budget_of_nothing_sends_nothing(tmp_path):
