@@ -78,6 +78,7 @@ def render_card(facts: CardFacts) -> str:
     """README.md of the data set repository, with the Hub's YAML front matter."""
     front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True)
     warning = f"{synthetic_warning}\n\n" if facts.synthetic else ""
+    terms = facts.license.name[:1].upper() + facts.license.name[1:]
     first = next((spec for spec in facts.specs if spec.shape is Shape.RASTER), facts.specs[0])
     modalities = len({spec.modality for spec in facts.specs})
     return f"""---
@@ -131,7 +132,7 @@ Biomes and ecoregions are those of RESOLVE Ecoregions 2017, at the centre of the
 
 ## Licence
 
-{facts.license.name[:1].upper()}{facts.license.name[1:]}: see [LICENSES.md](LICENSES.md) for every source and the notices to reproduce.
+{terms}: see [LICENSES.md](LICENSES.md) for every source and the notices to reproduce.
 
 ## Version
 

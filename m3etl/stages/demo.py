@@ -29,6 +29,8 @@ demo_config = CampaignConfig(
 short_run = ("preset=quick", "trainer.max_steps=150", "trainer.validate_every=150")
 without_labels = ("data.leave_out=[biome,land_cover]", "run.pictures=0", "trainer.max_steps=80")
 
+least_fall = 0.95  # of the first loss; what stays above it is said to be hardly learned
+
 optical_arrays = ("sentinel2_l2a", "sentinel2_l1c")
 shown_arrays = ("sentinel1_asc", "sentinel1_desc", "canopy_height")
 
@@ -138,6 +140,8 @@ def _facts(campaign: Campaign, preview: Summary, audit: Summary, trained: Summar
         "findings of the audit": audit.failed,
         "training steps": trained.facts.get("steps"),
         "run": trained.facts.get("run"),
+        "losses are": "over hidden patches of training chips; for arrays of numbers 1 is about what their mean gets",
+        **_hardly_learned(trained.facts),
         "special places": _special_rows(campaign),
         "valid fractions": _valid_rows(campaign),
         "losses": _loss_rows(trained.facts),
@@ -188,4 +192,27 @@ def _special_rows(campaign: Campaign) -> list[dict[str, Any]]:
 
 def _loss_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     before, after = facts.get("loss_before", {}), facts.get("loss_after", {})
-    return [{"array": name, "loss before": before[name], "after": after.get(name)} for name in before]
+    return [
+        {"array": name, "loss before": before[name], "after": after.get(name), "change": _change(before, after, name)}
+        for name in before
+    ]
+
+
+def _change(before: Mapping[str, float], after: Mapping[str, float], name: str) -> str | None:
+    """`-72 %`; None where nothing was measured."""
+    if name not in after or not before[name]:
+        return None
+    return f"{100 * (after[name] / before[name] - 1):+.0f} %"
+
+
+def _hardly_learned(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Says which losses have not fallen and why that is no surprise; nothing where all have."""
+    before, after = facts.get("loss_before", {}), facts.get("loss_after", {})
+    names = [name for name in before if after.get(name, 0.0) > least_fall * before[name]]
+    if not names:
+        return {}
+    reason = (
+        f"{facts.get('steps', 0)} steps on about a hundred chips are too few where a handful of chips, such as the "
+        "steepest, hold most of an array's variation"
+    )
+    return {"hardly learned": f"{', '.join(names)}: {reason}"}
