@@ -67,7 +67,12 @@ class ArrayScenes:
         """`scene_ids` as recipes take them: those of several periods are marked with theirs, see `split_mark`."""
         if not self.periods:
             return self.scene_ids
-        return tuple(f"{period}:{scene_id}" for period, item in self.periods.items() for scene_id in item.scene_ids)
+        return tuple(
+            f"{period}:{scene_id}"
+            for period, item in self.periods.items()
+            if item.status is ArrayStatus.OK
+            for scene_id in item.scene_ids
+        )
 
     def renamed(self, names: Mapping[str, str]) -> ArrayScenes:
         """The same with other scene ids."""
@@ -79,7 +84,7 @@ class ArrayScenes:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON object; absent keys have their defaults."""
-        periods = {period: item.to_json() for period, item in self.periods.items()}
+        periods = [[period, item.to_json()] for period, item in self.periods.items()]  # a list keeps their order
         return {
             "status": str(self.status),
             "scene_ids": list(self.scene_ids),
@@ -107,7 +112,7 @@ class ArrayScenes:
             values=None if values is None else tuple(values),
             license=data.get("license", ""),
             synthetic=bool(data.get("synthetic", False)),
-            periods={period: cls.from_json(item) for period, item in data.get("periods", {}).items()},
+            periods={period: cls.from_json(item) for period, item in data.get("periods", ())},
         )
 
 

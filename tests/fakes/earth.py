@@ -159,6 +159,11 @@ class FakeEarth:
         for spec in specs:
             if spec.recipe == "sentinel1":
                 answer[spec.name] = [] if fraction(chip_id, spec.name) < 0.3 else [self._pass(anchored, spec)]
+            elif spec.recipe == "sentinel1_dates":
+                answer[spec.name] = [
+                    [] if fraction(chip_id, spec.name, time_ms) < 0.3 else [self._pass(anchored, spec, time_ms)]
+                    for time_ms in anchored.dates
+                ]
             elif spec.temporal is Temporal.YEAR or spec.recipe == "worldcover":
                 answer[spec.name] = self._list([f"{chip_id}_{number}" for number in range(3)])
             elif spec.temporal is Temporal.STATIC:
@@ -170,8 +175,9 @@ class FakeEarth:
             answer[f"other_{level}"] = []
         return answer
 
-    def _pass(self, anchored: Any, spec: ArraySpec) -> dict[str, Any]:
-        time_ms = anchored.time_ms + round(day_ms * (1 + 10 * fraction(anchored.chip.chip_id, spec.name, "gap")))
+    def _pass(self, anchored: Any, spec: ArraySpec, near_ms: int | None = None) -> dict[str, Any]:
+        near_ms = anchored.time_ms if near_ms is None else near_ms
+        time_ms = near_ms + round(day_ms * (1 + 10 * fraction(anchored.chip.chip_id, spec.name, "gap")))
         return {
             "index": f"{spec.name}_{time_ms}",
             "time": float(time_ms),
@@ -212,8 +218,7 @@ def pixels(request: PixelRequest) -> bytes:
             if request.members:
                 fields[field_name(name, band)] = _block_band(request, spec, band)
             else:
-                keys = (chip.chip_id, *request.job.scenes[name].scene_ids)
-                fields[field_name(name, band)] = _band(spec, band, keys, rows, columns)
+                fields[field_name(name, band)] = _band(spec, band, _keys(request.job, name, band), rows, columns)
     if request.check:
         x, y = chip.xmin + (columns + 0.5) * 10.0, chip.ymax - (rows + 0.5) * 10.0
         lon, lat = Transformer.from_crs(f"EPSG:{chip.epsg}", "EPSG:4326", always_xy=True).transform(x, y)
@@ -234,14 +239,23 @@ def _block_band(request: PixelRequest, spec: ArraySpec, band: str) -> Any:
         row, column = place_in(request.job.chip, job.chip)
         side = job.chip.pixels(spec)
         rows, columns = np.mgrid[0:side, 0:side]
-        keys = (job.chip.chip_id, *job.scenes[spec.name].scene_ids)
+        keys = _keys(job, spec.name, band)
         values[row * side : (row + 1) * side, column * side : (column + 1) * side] = _band(
             spec, band, keys, rows, columns
         )
     return values
 
 
+def _keys(job: Any, name: str, band: str) -> tuple[Any, ...]:
+    """What a band's values follow from: chip and scenes, those of its own period where there are several."""
+    scenes = job.scenes[name]
+    period = band.partition("_")[0]
+    return (job.chip.chip_id, *(scenes.periods[period] if scenes.periods else scenes).scene_ids)
+
+
 def _band(spec: ArraySpec, band: str, keys: tuple[Any, ...], rows: Any, columns: Any) -> Any:
+    if spec.periods and len(keys) == 1:
+        return np.full(rows.shape, spec.fill, dtype=spec.dtype)
     if spec.recipe == "sentinel1" and band in ("HH", "HV"):
         return np.full(rows.shape, spec.fill, dtype=spec.dtype)
     start = fraction(spec.name, band, *keys)

@@ -1,7 +1,7 @@
 """Runs an export over and over, each life ended by kill -9 after a few writes, until one life reaches the end.
 
-`python -m fakes.export_lives CAMPAIGN SEED FAULTS`: prints one JSON line with the number of lives and of pixel
-requests. Lives are forks of this process, which itself starts no threads, so that a life costs no imports.
+`python -m fakes.export_lives CAMPAIGN SEED FAULTS [MODALITY]...`: prints one JSON line with the number of lives and of
+pixel requests. Lives are forks of this process, which itself starts no threads, so that a life costs no imports.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def life(root: Path, log: Path, writes: int, *, before: bool, faulty: bool) -> N
 
     die_after(writes, before=before)
     earth = Logged(trouble=trouble if faulty else None)
-    run_export(open_campaign(root), session=earth, progress=SilentProgress(), base_wait_s=0.002)
+    modalities = tuple(sys.argv[4:])
+    run_export(open_campaign(root), session=earth, progress=SilentProgress(), base_wait_s=0.002, modalities=modalities)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from m3etl.io.bodies import RequestBodies
 from m3etl.io.pixels import PixelJob, expression_of, halves, plan_requests
 from m3etl.io.recipes import ChipGrid, list_recipes
 from m3etl.spec.catalog import known_arrays, select_arrays
+from m3etl.spec.catalog_dates import radar_dates, recipes_of_dates
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import Shape
 
@@ -161,3 +162,40 @@ def test_arrays_made_of_any_number_of_images(names):
         }
         for request in plan_requests(PixelJob(chip=chip, specs=specs, scenes=scenes, check=False)):
             assert [kept.body(request), kept.body(request)] == [sent_by_the_client(request)] * 2
+
+
+dated = {spec.name: spec for spec in known_arrays().values() if spec.recipe in recipes_of_dates}
+
+
+def dated_job(number: int, seasons_of: dict[str, int], *, shared: bool = False) -> PixelJob:
+    """A chip with so many scenes in each season; shared: two seasons have the same Sentinel-1 pass nearest."""
+    scenes = {}
+    for name, spec in dated.items():
+        periods = {}
+        for season in spec.periods:
+            count = seasons_of.get(season, 0)
+            of = "MAM" if shared and spec.recipe == radar_dates and season == "DJF" else season
+            ids = tuple(f"{spec.source[-1]}/{number}_{of}_{item}" for item in range(count))
+            if spec.recipe != radar_dates:
+                ids = ids[:1]
+            status = ArrayStatus.OK if ids else ArrayStatus.NO_SCENE
+            periods[season] = ArrayScenes(status=status, scene_ids=ids)
+        scenes[name] = ArrayScenes.of_periods(periods)
+    chip = ChipGrid(chip_id=f"c{number}", epsg=32601 + number, xmin=number * 1280.0, ymax=5e6, chip_px=128)
+    return PixelJob(chip=chip, specs=dated, scenes=scenes, check=False)
+
+
+def test_arrays_of_several_dates_whatever_season_is_missing():
+    """Chips with as many scenes in other seasons must not share a form: bands would come from the wrong date."""
+    kept = RequestBodies()
+    cases = [
+        ({"DJF": 1, "MAM": 1, "JJA": 1, "SON": 1}, False), ({"DJF": 1, "MAM": 1, "JJA": 1, "SON": 1}, True),
+        ({"MAM": 1, "JJA": 1, "SON": 1}, False), ({"DJF": 1, "MAM": 1, "JJA": 1}, False),
+        ({"DJF": 2, "JJA": 1}, False), ({"DJF": 1, "JJA": 2}, False), ({"DJF": 1, "JJA": 2}, False),
+    ]  # fmt: skip
+    bodies = []
+    for number, (seasons_of, shared) in enumerate(cases):
+        (request,) = plan_requests(dated_job(number, seasons_of, shared=shared))
+        assert [kept.body(request), kept.body(request)] == [sent_by_the_client(request)] * 2
+        bodies.append(kept.body(request))
+    assert len(set(bodies)) == len(cases)

@@ -8,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3etl.spec.catalog import arrays
-from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes, field_name, max_request_bytes, request_bytes
+from m3etl.spec.jobs import (
+    ArrayScenes,
+    ArrayStatus,
+    ChipScenes,
+    field_name,
+    max_request_bytes,
+    request_bytes,
+    split_mark,
+)
 
 fractions = st.none() | st.floats(0, 1)
 scenes = st.builds(
     ArrayScenes,
     status=st.sampled_from(ArrayStatus),
-    scene_ids=st.lists(st.text(max_size=8), max_size=3).map(tuple),
+    scene_ids=st.lists(st.text("ab/_", max_size=8), max_size=3).map(tuple),
     time=st.none() | st.just("2019-07-01T10:00:00Z"),
     gap_days=st.none() | st.floats(-400, 400),
     cloud_fraction=fractions,
@@ -25,10 +33,26 @@ scenes = st.builds(
 )
 
 
-@given(st.dictionaries(st.sampled_from(list(arrays)), scenes, max_size=4), st.none() | st.just("S2/x"))
+dated = st.lists(scenes, min_size=1, max_size=4).map(
+    lambda found: ArrayScenes.of_periods(dict(zip(("DJF", "MAM", "JJA", "SON"), found, strict=False)))
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(arrays)), scenes | dated, max_size=4), st.none() | st.just("S2/x"))
 def test_decisions_survive_json(by_array, anchor):
     chip = ChipScenes(chip_id="c", year=2019, anchor_id=anchor, anchor_time="2019-07-01T00:00:00Z", arrays=by_array)
     assert ChipScenes.from_json(json.loads(json.dumps(chip.to_json()))) == chip
+
+
+@given(dated)
+def test_an_array_of_several_dates_is_made_of_the_scenes_of_all(found):
+    again = ArrayScenes.from_json(json.loads(json.dumps(found.to_json(), sort_keys=True)))
+    assert list(again.periods) == list(found.periods), "in their order"
+    there = {period: item for period, item in found.periods.items() if item.status is ArrayStatus.OK}
+    assert found.status is (ArrayStatus.OK if there else ArrayStatus.NO_SCENE)
+    assert found.scene_ids == tuple(scene_id for item in there.values() for scene_id in item.scene_ids)
+    marks = [split_mark(request_id) for request_id in again.request_ids]
+    assert marks == [(period, scene_id) for period, item in there.items() for scene_id in item.scene_ids]
 
 
 def test_absent_keys_have_their_defaults():
