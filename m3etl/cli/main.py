@@ -15,7 +15,8 @@ import click
 
 from m3etl import __version__
 from m3etl.cli.failures import interrupted_exit_code, report_failure
-from m3etl.cli.options import Settings
+from m3etl.cli.options import CampaignPlace, Settings
+from m3etl.errors import InputError
 from m3etl.spec.spelling import did_you_mean
 
 # Command name -> module of m3etl.cli that holds it as `command`, in the order of the work.
@@ -39,6 +40,8 @@ commands = {
     "emulator": "emulator",
 }
 
+
+reading_commands = ("describe",)  # those that take the URL of a data set in place of a campaign
 
 # How long OpenMP's threads spin before they sleep, read when torch loads. Training 30 steps on two cores, idle and
 # beside two busy programs: 14 s and 33 s; always asleep (PASSIVE) 18 s and 30 s; spinning as by default 13 s and far
@@ -76,22 +79,30 @@ class LazyGroup(click.Group):
     "-C",
     "campaign",
     metavar="CAMPAIGN",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=CampaignPlace(file_okay=False, path_type=Path),
     default=Path("."),
-    help="Directory of the campaign; the current directory by default.",
+    help="Directory of the campaign; the current directory by default. `describe` also takes the URL of a data set.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Write the result as one JSON document.")
 @click.option("-v", "--verbose", is_flag=True, help="Log more, and show the traceback of an internal error.")
 @click.version_option(__version__, prog_name="m3etl")
 @click.pass_context
-def cli(context: click.Context, campaign: Path, as_json: bool, verbose: bool) -> None:
+def cli(context: click.Context, campaign: Path | str, as_json: bool, verbose: bool) -> None:
     """Aligned multi-modal Earth-observation data sets from Earth Engine, and models pretrained on them.
 
     Results go to standard output, progress and errors to standard error. A command first runs the earlier stages that
     a campaign lacks, and says so; only sample, export, tile, normalize and pretrain start a new campaign. Without an
     account, try `m3etl demo`, or set M3ETL_EE_URL=embedded.
     """
-    context.obj = Settings(directory=campaign, as_json=as_json, verbose=verbose)
+    url = campaign if isinstance(campaign, str) else ""
+    if url and context.invoked_subcommand not in reading_commands:
+        raise InputError(
+            f"{context.invoked_subcommand} works in a campaign's directory and not at {url}",
+            hint="`m3etl -C URL describe` says what a data set elsewhere holds; loaders read it from there, "
+            "and a copy on this machine is as good as a campaign to them.",
+        )
+    directory = Path(".") if isinstance(campaign, str) else campaign
+    context.obj = Settings(directory=directory, url=url, as_json=as_json, verbose=verbose)
     _quiet_libraries(verbose)
 
 

@@ -14,11 +14,22 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Options of the group. directory: the campaign's; as_json: one JSON document instead of tables."""
+    """Options of the group. directory: the campaign's; url: a published data set in place of it, "" without one;
+    as_json: one JSON document instead of tables.
+    """
 
     directory: Path
+    url: str = ""
     as_json: bool = False
     verbose: bool = False
+
+
+class CampaignPlace(click.Path):
+    """A directory, or the URL of a published data set, which has "://" in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A URL stays text; everything else is a path."""
+        return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
 
 
 def earthengine_options(function: F) -> F:

@@ -11,8 +11,9 @@ from m3etl.campaign import Campaign
 from m3etl.io.plan import read_plan
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import ChipStore, open_store
+from m3etl.learn.selection import open_data
 from m3etl.spec.biomes import biome_names
-from m3etl.spec.modality import Shape
+from m3etl.spec.modality import ArraySpec, Shape
 from m3etl.stages.presence import find_presence, write_presence
 from m3etl.stages.summary import Summary
 
@@ -52,6 +53,33 @@ def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
     return Summary(stage="describe", done=sealed, seconds=time.monotonic() - started, facts=facts)
 
 
+def describe_published(url: str) -> Summary:
+    """What a data set at a URL holds, by its metadata and columns alone: chips, `splits` and `arrays`.
+
+    Raises InputError where there is no data set, RemoteError where the other side fails.
+    """
+    started = time.monotonic()
+    store = open_data(url)
+    names, counts = np.unique([str(name) for name in store.split[store.sealed]], return_counts=True)
+    facts: dict[str, Any] = {"data set": url, "chips stored": int(store.sealed.sum())}
+    facts["splits"] = [{"split": name, "chips": int(count)} for name, count in zip(names, counts, strict=True)]
+    has_periods = any(spec.periods for spec in store.specs.values())
+    facts["arrays"] = [_declared(spec, store.layout.chip_m, has_periods) for spec in store.specs.values()]
+    return Summary(stage="describe", done=facts["chips stored"], seconds=time.monotonic() - started, facts=facts)
+
+
+def _declared(spec: ArraySpec, chip_m: float, has_periods: bool) -> dict[str, Any]:
+    """What the declaration of an array says, as the columns of a table."""
+    return {
+        "array": spec.name,
+        "bands": _band_list(spec.band_names),
+        **({"periods": _band_list(spec.periods)} if has_periods else {}),
+        "size": f"{spec.pixels(chip_m)} px" if spec.shape is Shape.RASTER else "vector",
+        "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
+        "units": spec.units,
+    }
+
+
 def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any]]:
     provenance = read_provenance(campaign.provenance_path)
     rows = []
@@ -60,15 +88,9 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
         mine = provenance[provenance["array"] == name]
         observed = mine[mine["status"] == "ok"]
         gaps = observed["gap_days"].abs().dropna()
-        side = f"{spec.pixels(campaign.chip_m)} px" if spec.shape is Shape.RASTER else "vector"
         rows.append(
             {
-                "array": name,
-                "bands": _band_list(spec.band_names),
-                **({"periods": _band_list(spec.periods)} if has_periods else {}),
-                "size": side,
-                "stored as": spec.dtype if spec.scale == 1 else f"{spec.dtype} x {spec.scale:g}",
-                "units": spec.units,
+                **_declared(spec, campaign.chip_m, has_periods),
                 "chips": len(observed),
                 "valid": round(float(np.mean(observed["valid_fraction"])), 4) if len(observed) else None,
                 "median gap [d]": round(float(gaps.median()), 1) if len(gaps) else None,
