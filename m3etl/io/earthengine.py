@@ -180,7 +180,7 @@ def open_session(
     addresses need no login. Raises AuthenticationError without a usable login, RemoteError where the server can't be
     reached, MissingExtraError without the vendor's client.
     """
-    api = _load_client()
+    api = load_client()
     with contextlib.ExitStack() as stack:
         address, embedded = url.rstrip("/"), url == "embedded"
         if embedded:
@@ -223,7 +223,8 @@ def is_loopback(url: str) -> bool:
         return False
 
 
-def _load_client() -> Any:
+def load_client() -> Any:
+    """The vendor's client; MissingExtraError where it is not installed."""
     try:
         import ee
     except ImportError as error:

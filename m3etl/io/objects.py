@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from m3etl.io.earthengine import Session
 
 embedded_bucket = "m3etl-embedded"
+trial_name = "m3etl-doctor.txt"
 public_url = "https://storage.googleapis.com"
 _loopback_token = "loopback"  # any word: without one, a token would be asked of the network
 _least_token_life = timedelta(minutes=10)
@@ -158,6 +159,21 @@ def open_bucket(place: BucketPlace, session: Session, *, deadline_s: float = 60.
         credential_provider=token.credential,
     )
     return Bucket(store, place, base_url, lambda: str(token.credential()["token"]))
+
+
+def try_bucket(place: BucketPlace, *, url: str, deadline_s: float) -> None:
+    """List, write and delete a small object there, as exports do. url: the Earth Engine, "" for the real service.
+
+    Raises what the methods of `Bucket` raise; its message says which of them was refused.
+    """
+    from m3etl.io.earthengine import Session, is_loopback, load_client
+
+    local = bool(url) and is_loopback(url)
+    session = Session(api=load_client(), url=url.rstrip("/"), project="", embedded=False, local=local)
+    bucket = open_bucket(place, session, deadline_s=deadline_s)
+    bucket.objects("")
+    bucket.write(trial_name, b"written and deleted by m3etl doctor")
+    bucket.delete([f"{place.prefix}{trial_name}"])
 
 
 class _Token:

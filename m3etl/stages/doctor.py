@@ -20,6 +20,7 @@ from m3etl.stages.summary import Summary
 
 discovery_url = "https://earthengine.googleapis.com/$discovery/rest?version=v1"
 probe_timeout_s = 2.0
+bucket_timeout_s = 8.0
 little_space_bytes = 5 * 10**9
 no_space_bytes = 200 * 10**6
 
@@ -52,10 +53,14 @@ class Check:
     advice: str = ""
 
 
-def run_doctor(root: Path, *, config: CampaignConfig, source: EarthEngineConfig) -> Summary:
-    """All checks as `facts["checks"]`; `failed` counts what commands need and what does not work."""
+def run_doctor(root: Path, *, config: CampaignConfig, source: EarthEngineConfig, bucket: str = "") -> Summary:
+    """All checks as `facts["checks"]`; `failed` counts what commands need and what does not work.
+
+    bucket: where batch exports are to go, as the campaign has it by default. A login is needed where a project, another
+    service or a bucket is named; without any, the embedded Earth Engine works.
+    """
     started = time.monotonic()
-    checks = list(_checks(root, config, source))
+    checks = list(_checks(root, config, source, bucket))
     states = [item.state for item in checks]
     return Summary(
         stage="doctor",
@@ -67,17 +72,20 @@ def run_doctor(root: Path, *, config: CampaignConfig, source: EarthEngineConfig)
     )
 
 
-def _checks(root: Path, config: CampaignConfig, source: EarthEngineConfig) -> Iterator[Check]:
+def _checks(root: Path, config: CampaignConfig, source: EarthEngineConfig, bucket: str) -> Iterator[Check]:
     yield Check(
         check="m3etl", state=State.OK, found=f"{__version__}, Python {platform.python_version()} on {sys.platform}"
     )
     yield from (_check_extra(name) for name in extras)
     recorded = config.earthengine
     url = source.url or recorded.url
+    bucket = bucket or config.export.bucket
     if url == "embedded":
-        yield _check_embedded(source.archive or recorded.archive)
+        yield from _check_embedded(source.archive or recorded.archive, bucket)
     else:
         yield from _check_service(url, source.project or recorded.project)
+        if bucket:
+            yield _check_bucket(bucket, url)
     yield _check_hub()
     yield _check_directory(root)
     yield _check_space(root)
@@ -99,18 +107,38 @@ def _check_extra(name: str) -> Check:
     )
 
 
-def _check_embedded(archive: str) -> Check:
+def _check_embedded(archive: str, bucket: str) -> Iterator[Check]:
     """Start the embedded Earth Engine for a moment and ask it something."""
     from m3etl.emulator.process import start_embedded
 
     try:
         with start_embedded(state_dir=None, archive=Path(archive) if archive else None) as server:
             answer = machine.probe(f"{server.url}/$discovery/rest?version=v1", timeout_s=probe_timeout_s)
+            state = State.OK if answer.status == 200 else State.FAIL
+            over = f" with the archive {archive}" if archive else ""
+            found = f"embedded{over}, answers {answer.status or answer.reason}"
+            yield Check(check="Earth Engine", state=state, found=found)
+            if bucket:
+                yield _check_bucket(bucket, server.url)
     except M3etlError as error:
-        return Check(check="Earth Engine", state=State.FAIL, found=error.message, advice=error.hint)
-    state = State.OK if answer.status == 200 else State.FAIL
-    over = f" with the archive {archive}" if archive else ""
-    return Check(check="Earth Engine", state=state, found=f"embedded{over}, answers {answer.status or answer.reason}")
+        yield Check(check="Earth Engine", state=State.FAIL, found=error.message, advice=error.hint)
+
+
+def _check_bucket(bucket: str, url: str) -> Check:
+    """List, write and delete there, with the login that exports have."""
+    from m3etl.io.earthengine import is_loopback
+    from m3etl.io.objects import parse_bucket, try_bucket
+
+    name = "bucket for batch exports"
+    try:
+        place = parse_bucket(bucket)
+        if not (url and is_loopback(url)) and not machine.earthengine_login():
+            advice = "run `earthengine authenticate`; then run doctor again"
+            return Check(check=name, state=State.FAIL, found=f"{place.url} is not checked: no login", advice=advice)
+        try_bucket(place, url=url, deadline_s=bucket_timeout_s)
+    except M3etlError as error:
+        return Check(check=name, state=State.FAIL, found=error.message, advice=error.hint)
+    return Check(check=name, state=State.OK, found=f"{place.url} can be listed, written and cleaned")
 
 
 def _check_service(url: str, project: str) -> Iterator[Check]:
@@ -130,9 +158,10 @@ def _check_service(url: str, project: str) -> Iterator[Check]:
     if url.startswith(("http://127.", "http://localhost", "http://[::1]")):
         return
     login = machine.earthengine_login()
+    is_needed = bool(url or project)
     yield Check(
         check="Earth Engine login",
-        state=State.OK if login else State.WARN,
+        state=State.OK if login else State.FAIL if is_needed else State.WARN,
         found=f"found: {login}" if login else "none",
         advice="" if login else "run `earthengine authenticate`, or use --ee-url embedded",
     )

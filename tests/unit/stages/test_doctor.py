@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from m3etl.campaign import CampaignConfig, EarthEngineConfig
+from m3etl.campaign import CampaignConfig, EarthEngineConfig, ExportConfig
+from m3etl.emulator.process import start_embedded
 from m3etl.io import machine
 from m3etl.stages import doctor
 from m3etl.stages.doctor import run_doctor
@@ -55,6 +56,51 @@ def test_a_login_is_found_and_its_content_never_shown(tmp_path, monkeypatch):
     assert "~/.config/earthengine/credentials" in text
     assert "example.invalid" in text
     assert "my-project" in text
+
+
+def bucket_check(root, url, bucket, **options):
+    source = EarthEngineConfig(url=url, **options)
+    checks = run_doctor(root, config=CampaignConfig(), source=source, bucket=bucket).facts["checks"]
+    return next(item for item in checks if item["check"].startswith("bucket"))
+
+
+def test_a_bucket_is_listed_written_and_left_clean(tmp_path):
+    found = bucket_check(tmp_path, "embedded", "gs://my-bucket/deep")
+    assert found["state"] == "ok"
+    assert "gs://my-bucket/deep" in found["found"]
+    config = CampaignConfig(export=ExportConfig(bucket="gs://of-the-campaign"))
+    checks = run_doctor(tmp_path, config=config, source=EarthEngineConfig(url="embedded")).facts["checks"]
+    assert "gs://of-the-campaign can be" in next(item["found"] for item in checks if "bucket" in item["check"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "found", "advice"),
+    [
+        ({"status": 404}, "there is no bucket gs://my-bucket/deep (asked to list", "gcloud storage buckets create"),
+        ({"status": 403}, "no permission to list", "Storage Object Admin"),
+        ({"status": 403, "method": "PUT"}, "no permission to write", "Storage Object Admin"),
+        ({"status": 401}, "login for Cloud Storage was rejected", "earthengine authenticate"),
+    ],
+)
+def test_a_bucket_that_refuses_says_what_and_what_to_do(tmp_path, monkeypatch, rule, found, advice):
+    faults = tmp_path / "faults.json"
+    faults.write_text(json.dumps({"rules": [{"path": "/my-bucket", **rule}]}))
+    with start_embedded(state_dir=tmp_path / "state", faults=faults) as server:
+        item = bucket_check(tmp_path, server.url, "gs://my-bucket/deep")
+    assert item["state"] == "fail"
+    assert found in item["found"]
+    assert advice in item["advice"]
+
+
+def test_a_bucket_without_a_login_and_one_that_is_none_fail(tmp_path):
+    assert "no login" in bucket_check(tmp_path, "", "gs://my-bucket")["found"]
+    assert bucket_check(tmp_path, "", "gs://my-bucket")["state"] == "fail"
+    assert "is no place in Cloud Storage" in bucket_check(tmp_path, "", "s3://my-bucket")["found"]
+
+
+def test_a_login_is_needed_where_a_project_is_named(tmp_path):
+    assert checks_of(tmp_path)["Earth Engine login"]["state"] == "warn", "the embedded one works without"
+    assert checks_of(tmp_path, project="my-project")["Earth Engine login"]["state"] == "fail"
 
 
 def test_an_address_that_was_given_and_does_not_answer_fails(tmp_path):
