@@ -73,14 +73,19 @@ def tide(lat: np.ndarray, lon: np.ndarray, height: np.ndarray) -> np.ndarray:
     return 0.05 * (lat - 47.0) + 1e-5 * height + 0 * lon
 
 
+def troposphere(lat: np.ndarray, lon: np.ndarray, height: np.ndarray) -> np.ndarray:
+    return 0.3 * (lat - 47.0) - 0.2 * (lon - 12.0) - 2e-4 * height
+
+
 def write_product(directory: Path, made: Made, *, version: int = 2, name: str | None = None) -> Path:
-    """The product with its name; version 3 has ionosphere and tide added to its phase."""
+    """The product with its name; version 3 has ionosphere, tide and troposphere added to its phase."""
     path = directory / (name or names[version])
     lat, lon = np.meshgrid(made.latitude, made.longitude, indexing="ij")
     label = made.component()
     phase = made.ramp() + np.vectorize(lambda item: offsets.get(int(item), 0.0))(label)
     if version == 3:
-        phase = phase + ionosphere(lat, lon) + tide(lat, lon, np.full(lat.shape, 1500.0))
+        terrain = np.full(lat.shape, 1500.0)
+        phase = phase + ionosphere(lat, lon) + tide(lat, lon, terrain) + troposphere(lat, lon, terrain)
     phase = np.where(label > 0, phase, 0.0)
     rng = np.random.default_rng(1)
     with h5py.File(path, "w") as file:
@@ -134,3 +139,11 @@ def _write_corrections(file: h5py.File, made: Made) -> None:
         group = file.create_group(f"science/grids/corrections/external/tides/solidEarth/{date}")
         group["heightsMeta"], group["latitudeMeta"], group["longitudeMeta"] = heights, lat, lon
         group["solidEarthTide"] = (share * tide(y, x, z)).astype("f4")
+    lat, lon = _nodes(made, 0.05)
+    levels = np.arange(-500.0, 9001.0, 500.0)
+    z, y, x = np.meshgrid(levels, lat, lon, indexing="ij")
+    for date, share in (("reference", 2.0), ("secondary", 1.0)):
+        group = file.create_group(f"science/grids/corrections/external/troposphere/HRRR/{date}")
+        group["heightsMeta"], group["latitudeMeta"], group["longitudeMeta"] = levels, lat, lon
+        for name, part in (("troposphereWet", 0.3), ("troposphereHydrostatic", 0.7)):
+            group[name] = (share * part * troposphere(y, x, z)).astype("f4")

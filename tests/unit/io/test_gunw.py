@@ -17,7 +17,7 @@ from m3etl.errors import InputError, RemoteError
 from m3etl.io.gunw import choose_pairs, open_gunw, parse_name
 from m3etl.io.gunwsource import ProductReader, chip_polygon, choose_products, find_products
 from m3etl.io.ranges import open_ranges
-from tests.fakes.gunw import Made, names, offsets, write_product
+from tests.fakes.gunw import Made, names, offsets, ramp, write_product
 
 chip_degrees = 4480 / 111_320
 made = Made()
@@ -34,7 +34,7 @@ def test_a_known_ramp_comes_back_referenced_by_component(tmp_path: Path, version
     with open_gunw(str(path)) as product:
         patch = product.read(around(12.1, 47.9), elevation_m=1500.0)
     assert patch is not None
-    assert patch.corrections == (() if version == 2 else ("ionosphere", "solid earth tide"))
+    assert patch.corrections == (() if version == 2 else ("ionosphere", "solid earth tide", "troposphere HRRR"))
     first = np.searchsorted(-made.latitude, -patch.latitude[0]), np.searchsorted(made.longitude, patch.longitude[0])
     window = tuple(slice(start, start + size) for start, size in zip(first, patch.phase.shape, strict=True))
     truth, component = made.ramp()[window], made.component()[window]
@@ -95,6 +95,23 @@ class _Archive(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).seen.append((self.path, self.headers.get("Authorization", "")))
+        if self.path.startswith("/data/"):
+            if "asf-urs=in" not in self.headers.get("Cookie", ""):
+                port = self.server.server_address[1]
+                state = self.path.split("/")[-1]
+                return self._answer(
+                    302, b"", {"Location": f"http://localhost:{port}/oauth?client_id=asf&state={state}"}
+                )
+            return self._answer(302, b"", {"Location": self.path.replace("/data/", "/bucket/") + "?signature=s3cret"})
+        if self.path.startswith("/oauth"):
+            if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"user:secret").decode():
+                return self._answer(401, b"login")
+            state = self.path.partition("state=")[2]
+            port = self.server.server_address[1]
+            return self._answer(302, b"", {"Location": f"http://127.0.0.1:{port}/login?code=1&state={state}"})
+        if self.path.startswith("/login"):
+            state = self.path.partition("state=")[2]
+            return self._answer(302, b"", {"Location": f"/data/{state}", "Set-Cookie": "asf-urs=in; Path=/"})
         if self.path.startswith("/door/"):
             if self.headers.get("Authorization") != "Basic " + base64.b64encode(b"user:secret").decode():
                 return self._answer(401, b"login")
@@ -148,6 +165,37 @@ def test_one_chip_costs_a_small_part_of_the_file(tmp_path: Path, archive: str) -
     assert _Archive.served < 0.1 * path.stat().st_size
     doors = [entry for entry in _Archive.seen if entry[0].startswith("/door/")]
     assert 1 <= len(doors) <= 2, "the redirect is remembered"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_both_layouts_behind_an_earthdata_login(
+    tmp_path: Path, archive: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the archive: the data address sends to the login's host, which knows the password, back with a code and a
+    cookie, and on to a signed address that serves ranges.
+    """
+    (tmp_path / "netrc").write_text("machine localhost login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    large = Made(side=1500, gap=600)  # 15 MB; those of the archive have about 50
+    path = write_product(tmp_path, large, version=version)
+    west, south, east, north = around(12.5, 47.5)
+    with open_gunw(f"{archive}/data/{path.name}") as product:
+        patch = product.read((west, south, east, north), elevation_m=1500.0)
+    assert patch is not None
+    assert _Archive.served < 0.1 * path.stat().st_size, "of one chip of 4480 m at native resolution"
+    assert patch.corrections == (() if version == 2 else ("ionosphere", "solid earth tide", "troposphere HRRR"))
+    lat, lon = np.meshgrid(patch.latitude, patch.longitude, indexing="ij")
+    truth = ramp[0] * lon + ramp[1] * lat
+    labels = np.unique(patch.component[np.isfinite(patch.component)])
+    assert labels.tolist() == [1.0, 2.0], "the window lies across both components"
+    for label in labels:
+        members = patch.component == label
+        assert np.ptp((patch.phase - truth)[members]) < 2e-3
+        assert abs(np.median(patch.phase[members])) < 2e-3
+    paths = [path for path, _ in _Archive.seen]
+    assert [part.split("?")[0].split("/")[1] for part in paths[:5]] == ["data", "oauth", "login", "data", "bucket"]
+    assert all(part.startswith("/bucket/") for part in paths[5:]), "one login, then the signed address"
+    assert all(header == "" for part, header in _Archive.seen if not part.startswith("/oauth")), "no password elsewhere"
 
 
 @pytest.mark.usefixtures("login")
