@@ -13,7 +13,7 @@ from m3etl.compute.colors import natural_color
 from m3etl.errors import MissingExtraError, NothingSelectedError
 from m3etl.io.maps import write_map
 from m3etl.io.pictures import chip_pictures, encode_png, write_contact_sheet, write_overview, write_vector_chart
-from m3etl.io.plan import read_plan
+from m3etl.io.plan import read_footprints, read_plan
 from m3etl.io.store import ChipStore, open_store
 from m3etl.spec.biomes import biome_names
 from m3etl.spec.modality import Shape
@@ -22,6 +22,7 @@ from m3etl.stages.summary import Progress, Summary
 sheet_chips = 32
 overview_chips = 12
 map_chips = 5000  # a page with more outlines no longer opens fluently
+plan_columns = ("chip_id", "row", "reserve", "lon", "lat", "biome", "ecoregion", "split", "year")
 
 
 def run_preview(campaign: Campaign, *, progress: Progress) -> Summary:
@@ -33,7 +34,7 @@ def run_preview(campaign: Campaign, *, progress: Progress) -> Summary:
     if not campaign.store_path.exists():
         raise NothingSelectedError("there are no chips to show yet", hint="Run `m3etl export` first.")
     store = open_store(campaign.store_path)
-    plan = read_plan(campaign.plan_path).set_index("chip_id", drop=False)
+    plan = read_plan(campaign.plan_path, columns=plan_columns).set_index("chip_id", drop=False)
     rows = _spread_rows(store, plan)
     ensure_directory(campaign.previews_path)
     progress.start("preview", len(store.specs) + 2)
@@ -89,8 +90,10 @@ def _write_campaign_map(campaign: Campaign, store: ChipStore, plan: Any) -> Any:
     from m3etl.io.regions import read_region
 
     path = campaign.previews_path / "map.html"
-    plan = plan[~plan["reserve"] | (plan["row"] >= 0)]
-    shown = plan.iloc[np.linspace(0, len(plan) - 1, min(map_chips, len(plan))).astype(int)]
+    used = np.flatnonzero(~plan["reserve"].to_numpy(dtype=bool) | (plan["row"].to_numpy() >= 0))
+    places = used[np.linspace(0, len(used) - 1, min(map_chips, len(used))).astype(int)]
+    shown = plan.iloc[places]
+    outlines = read_footprints(campaign.plan_path, places.tolist())
     rows = {chip_id: row for row, chip_id in enumerate(store.chip_ids) if chip_id in shown.index}
     optical = next((spec for spec in store.specs.values() if set(natural_color) <= set(spec.bands)), None)
     thumbnails = {}
@@ -110,12 +113,12 @@ def _write_campaign_map(campaign: Campaign, store: ChipStore, plan: Any) -> Any:
             "split": chip["split"],
             "year": int(chip["year"]),
             "row": rows.get(chip["chip_id"], -1),
-            "outline": mapping(chip["geometry"]),
+            "outline": mapping(outline),
         }
-        for chip in shown.to_dict("records")
+        for chip, outline in zip(shown.to_dict("records"), outlines, strict=True)
     ]
     name = campaign.config.sample.region
-    title = f"{campaign.root.resolve().name}: {len(plan):,} chips planned, {len(rows):,} of those shown are stored"
+    title = f"{campaign.root.resolve().name}: {len(used):,} chips planned, {len(rows):,} of those shown are stored"
     regions = {name: mapping(read_region(name).geometry)} if name and name != "globe" else {}
     write_map(path, chips, regions=regions, thumbnails=thumbnails, title=title)
     return path

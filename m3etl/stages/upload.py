@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from m3etl.campaign import Campaign, write_atomically
 from m3etl.errors import InputError, NothingSelectedError, RemoteError
 from m3etl.io import hub
-from m3etl.io.plan import read_plan
+from m3etl.io.plan import read_stored
 from m3etl.io.publication import (
     PublishedFile,
     entries_per_folder,
@@ -122,8 +122,7 @@ def _card_facts(
     used: Mapping[str, frozenset[str]],
 ) -> CardFacts:
     overall = overall_license(used)
-    plan = read_plan(campaign.plan_path)
-    stored = pd.DataFrame(plan[plan["row"] >= 0])
+    stored = read_stored(campaign.plan_path, ["split", "biome", "region", "year"])
     return CardFacts(
         repository=repository,
         synthetic=synthetic,
@@ -165,7 +164,7 @@ def _write_card_files(
     """Write everything that goes beside the data; returns all published files with their checksums."""
     write_atomically(folder / "stats.json", campaign.stats_path.read_bytes())
     table = folder / "metadata.parquet"
-    write_metadata(table, campaign, pd.DataFrame(read_plan(campaign.plan_path)), [spec.name for spec in facts.specs])
+    write_metadata(table, campaign, read_stored(campaign.plan_path), [spec.name for spec in facts.specs])
     progress.start("checksums", len(data_files))
     hashed = []
     for file in hash_files(data_files):

@@ -37,7 +37,7 @@ def run_validate(campaign: Campaign, *, scheduler: str = "", progress: Progress)
     if not campaign.store_path.exists():
         raise NothingSelectedError("there are no chips to audit yet", hint="Run `m3etl export` first.")
     store = open_store(campaign.store_path)
-    plan = read_plan(campaign.plan_path)
+    plan = read_plan(campaign.plan_path, columns=[*plan_columns, "row"])
     columns = {name: plan[name].to_numpy() for name in plan_columns}
     found = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
     found += _audit_rows(store, plan)

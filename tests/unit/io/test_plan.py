@@ -24,7 +24,9 @@ from m3etl.io.plan import (
     iterate_plan,
     iterate_tables,
     plan_types,
+    read_footprints,
     read_plan,
+    read_stored,
     write_plan,
 )
 from m3etl.spec.lattice import Cells, cells_of_lonlat
@@ -212,3 +214,28 @@ def test_chip_ids_are_the_same_with_and_without_objects(cell_m: int):
     lon, lat = np.array([9.0, -60.5, -179.9, 3.1]), np.array([47.0, -10.0, 83.0, 0.0001])
     cells, _ = cells_of_lonlat(lon, lat, cell_m)
     assert chip_id_array(cells).to_pylist() == cells.chip_ids()
+
+
+def test_stored_chips_are_read_without_their_geometry(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_module, "batch_rows", 7)
+    plan = plan_at([10 + 0.1 * number for number in range(40)], [47.0] * 40, label=list(range(40)))
+    plan["row"] = np.where(np.arange(40) % 3 == 0, np.arange(40), -1)
+    write_plan(tmp_path / "chips.parquet", plan)
+    whole = read_plan(tmp_path / "chips.parquet")
+    expected = pd.DataFrame(whole[whole["row"] >= 0].drop(columns="geometry")).reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_stored(tmp_path / "chips.parquet"), expected)
+    few = read_stored(tmp_path / "chips.parquet", ["label"])
+    pd.testing.assert_frame_equal(few, expected[["label", "row"]])
+    write_plan(tmp_path / "chips.parquet", plan.assign(row=-1))
+    assert read_stored(tmp_path / "chips.parquet", ["split"]).empty
+
+
+def test_a_few_footprints_are_read_by_their_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_module, "batch_rows", 7)
+    lon = [179.99, *[10 + 0.1 * number for number in range(29)]]
+    write_plan(tmp_path / "chips.parquet", plan_at(lon, [47.0] * 30))
+    geometry = read_plan(tmp_path / "chips.parquet").geometry
+    places = [29, 0, 7, 8, 0, *np.flatnonzero(geometry.geom_type == "MultiPolygon").tolist()]
+    found = read_footprints(tmp_path / "chips.parquet", places)
+    assert all(shapely.equals_exact(shape, geometry[place]) for shape, place in zip(found, places, strict=True))
+    assert read_footprints(tmp_path / "chips.parquet", []) == []
