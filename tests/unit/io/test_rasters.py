@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import http.server
+import platform
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -129,6 +132,29 @@ def test_memory_is_bounded_by_the_run(tmp_path):
     next(reading)
     assert len(asked) <= 10, "two runs of four, and the window that begins the next"
     reading.close()
+
+
+fresh_pages = """
+import resource, sys
+import numpy as np
+from m3etl.io.rasters import describe_raster
+
+def faults():
+    chips = [np.ones(400_000, np.uint8) for _ in range(100)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+describe_raster(sys.argv[1])
+faults()
+before = faults()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries decide themselves")
+def test_freed_chips_are_used_again_and_not_cleared_anew(tmp_path):
+    file = write_geotiff(tmp_path / "a.tif", numbered(1, 64, 64))
+    done = subprocess.run([sys.executable, "-c", fresh_pages, str(file)], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100, "of the 9,800 pages of these chips"
 
 
 def test_files_that_do_not_belong_together(tmp_path):
