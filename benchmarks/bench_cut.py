@@ -6,6 +6,7 @@ import json
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -271,7 +272,7 @@ def _others(bench: Bench, off_lattice: Path, warped_side: int, *, quick: bool) -
                 for _ in range(bench.runs)
             ]
         except (subprocess.SubprocessError, json.JSONDecodeError, OSError) as error:
-            print(f"{way} is left out: {error}", flush=True)
+            print(f"{way} is left out: {error}", file=sys.stderr, flush=True)
             continue
         ours = [_ours(mine) if way == "rioxarray" else _cut_only(mine) for _ in range(bench.runs)]
         megabytes = [mine.megabytes / seconds for seconds in theirs]
@@ -294,6 +295,7 @@ def _side_by_side(ours: Callable[[], float], theirs: Callable[[], float], runs: 
 
 def _row(name: str, ours: list[float], rival: str, theirs: list[float], note: str) -> Row:
     ratios = [here / there for here, there in zip(ours, theirs, strict=True)]
+    print(f"{name} {statistics.median(ratios):.3g}", file=sys.stderr, flush=True)
     return {
         "bench": name,
         "value": statistics.median(ratios),
