@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
 
+from m3etl.spec.catalog_dates import optical_dates
 from m3etl.spec.leakage import leakage_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, valid_of
 from m3etl.spec.program import periods
@@ -69,9 +70,12 @@ def find_in_chips(
         top = (flat >= spec.stored_max - limit_slack) & valid
         saturated = np.asarray(top.sum(axis=1) > saturated_share * np.maximum(1, valid.sum(axis=1)), dtype=np.bool_)
         marks.append(("saturated", saturated, f"more than {saturated_share:.0%} of the values are at the upper limit"))
-    if spec.shape is Shape.RASTER and spec.target and spec.name.startswith(("sentinel2_l", "sentinel2_dates/")):
+    if spec.shape is Shape.RASTER and spec.name.startswith("sentinel2_l"):
         jumped = np.array([_has_offset(spec, chip) for chip in stored], dtype=np.bool_) & ~_constant(flat, valid)
         marks.append(("offset jump", jumped, "dark pixels lie near 1000: the offset of baseline 04.00 was not removed"))
+    if spec.name == optical_dates:
+        jumped = np.array([_all_have_offset(spec, chip) for chip in stored], dtype=np.bool_)
+        marks.append(("offset jump", jumped, "on every date dark pixels lie near 1000: the offset was not removed"))
     return [
         Finding(check=check, array=spec.name, count=int(mark.sum()), example=chip_ids[int(mark.argmax())], meaning=text)
         for check, mark, text in marks
@@ -96,6 +100,13 @@ def _has_offset(spec: ArraySpec, stored: npt.NDArray[Any]) -> bool:
     if min(floors.values()) < low:
         return False
     return "B10" in floors or sum(floor <= high for floor in floors.values()) >= 4
+
+
+def _all_have_offset(spec: ArraySpec, stored: npt.NDArray[Any]) -> bool:
+    """Whether that is so on all dates of one chip, two at least: haze or melting snow can look like it on one."""
+    one = replace(spec, bands=spec.band_names, periods=())
+    parts = [part for part in stored.reshape(spec.with_periods(stored.shape)) if valid_of(spec, part).any()]
+    return len(parts) > 1 and all(_has_offset(one, part) for part in parts)
 
 
 def _out_of_range(spec: ArraySpec, flat: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

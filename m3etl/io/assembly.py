@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from m3etl.io.answers import Piece
 from m3etl.io.blocks import block_of
 from m3etl.io.outcomes import Failure, Kind
-from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, halves, plan_block, split_block, without
+from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, halves, plan_block, split_block, with_scenes, without
 from m3etl.io.segments import Part
 from m3etl.spec.jobs import ArrayStatus
 
@@ -87,8 +87,16 @@ class Chips:
     ) -> list[PixelRequest] | None:
         if failure.kind is Kind.SOURCE_CHANGED:
             gone = [name for name in request.arrays if failure.asset in request.job.scenes[name].scene_ids]
+            dated = {name: request.job.scenes[name].without(failure.asset) for name in gone}
+            left = {name: scenes for name, (scenes, _) in dated.items() if scenes.status is ArrayStatus.OK}
+            for assembly in open_chips:  # other dates of these arrays are there
+                assembly.statuses |= {
+                    f"{name}/{period}": ArrayStatus.SOURCE_CHANGED for name in left for period in dated[name][1]
+                }
+            lost = [name for name in gone if name not in left]
             if gone:
-                return _less(open_chips, request, gone, ArrayStatus.SOURCE_CHANGED)
+                request = with_scenes(request, left)
+                return _less(open_chips, request, lost, ArrayStatus.SOURCE_CHANGED) if lost else [request]
         if request.members:
             return split_block(request)
         if failure.kind is Kind.NO_DATA and len(request.arrays) == 1:

@@ -154,6 +154,15 @@ def without(request: PixelRequest, arrays: Sequence[str]) -> PixelRequest | None
     return replace(_request(request.job, left, request.check), members=request.members)
 
 
+def with_scenes(request: PixelRequest, scenes: Mapping[str, ArrayScenes]) -> PixelRequest:
+    """The same request with some arrays made of these scenes."""
+
+    def changed(job: PixelJob) -> PixelJob:
+        return replace(job, scenes={**job.scenes, **scenes})
+
+    return replace(request, job=changed(request.job), members=tuple(changed(job) for job in request.members))
+
+
 def expression_of(request: PixelRequest) -> dict[str, Any]:
     """The request as the client wants it."""
     job = request.job

@@ -74,6 +74,12 @@ class ArrayScenes:
             for scene_id in item.scene_ids
         )
 
+    def without(self, scene_id: str) -> tuple[ArrayScenes, tuple[str, ...]]:
+        """What is left when a scene turns out to have gone, and the periods that it takes with it."""
+        gone = tuple(period for period, item in self.periods.items() if scene_id in item.scene_ids)
+        changed = ArrayScenes(status=ArrayStatus.SOURCE_CHANGED)
+        return ArrayScenes.of_periods({**self.periods, **dict.fromkeys(gone, changed)}), gone
+
     def renamed(self, names: Mapping[str, str]) -> ArrayScenes:
         """The same with other scene ids."""
         return replace(

@@ -130,7 +130,13 @@ def _provenance(
             origin="planet" if scenes.synthetic else record.origin,
             license=scenes.license,
             periods=tuple(
-                _period_row(spec, period, item, change, fractions.get((record.chip_id, name, period), 0.0))
+                _period_row(
+                    spec,
+                    period,
+                    item,
+                    change or record.statuses.get(f"{name}/{period}"),
+                    fractions.get((record.chip_id, name, period), 0.0),
+                )
                 for period, item in scenes.periods.items()
             )
             or None,

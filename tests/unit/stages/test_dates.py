@@ -22,6 +22,7 @@ from fakes.earth import FakeEarth, install
 from m3etl.campaign import ExportConfig
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import open_ledger
+from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.provenance import provenance_file, read_provenance, schema
 from m3etl.io.store import open_store
 from m3etl.learn.dataset import ChipDataset
@@ -234,6 +235,43 @@ def test_a_season_without_a_scene_is_fill_and_says_so(exported):
             one = any(item["status"] == "ok" for item in record["periods"])
             assert record["status"] == ("ok" if one else "no_scene")
     assert seen == {"ok", "no_scene"}
+
+
+def test_a_scene_that_has_gone_takes_its_own_season_with_it(exported, tmp_path):
+    table = read_provenance(exported[0].provenance_path).set_index(["chip_id", "array"])
+    whole = table.xs("sentinel2_dates", level="array")["periods"].map(
+        lambda periods: sum(item["status"] == "ok" for item in periods)
+    )
+    victim = whole[whole >= 2].index[0]
+    lost = next(item for item in table.loc[(victim, "sentinel2_dates"), "periods"] if item["status"] == "ok")
+    campaign = make_campaign(tmp_path / "c", make_plan(20), max_in_flight=4)
+    gone = lost["scene_ids"][0]
+
+    def vanished(kind, subject, number):
+        if kind == "pixels" and any(f":{gone}" in name for name in _ids_of(subject)):
+            return Failure(kind=Kind.SOURCE_CHANGED, message="not found", status=404, asset=gone)
+        return None
+
+    earth = FakeEarth(trouble=vanished)
+    export(campaign, earth, modalities=modalities)
+    assert earth.calls["pixels"] == 21, "asked for once more, without it"
+    now = read_provenance(campaign.provenance_path).set_index(["chip_id", "array"])
+    one, other = open_store(campaign.store_path), open_store(exported[0].store_path)
+    row = int(np.flatnonzero(one.chip_ids == victim)[0])
+    for name in names[:2]:
+        spec = one.specs[name]
+        assert now.loc[(victim, name), "status"] == "ok"
+        parts, before = (item.read(name, [row])[0].reshape(4, -1) for item in (one, other))
+        for place, item in enumerate(now.loc[(victim, name), "periods"]):
+            if item["period"] == lost["period"]:
+                assert (item["status"], item["valid_fraction"]) == ("source_changed", 0.0)
+                assert (parts[place] == spec.fill).all()
+            else:
+                np.testing.assert_array_equal(parts[place], before[place])
+
+
+def _ids_of(request):
+    return [mark for name in request.arrays for mark in request.job.scenes[name].request_ids]
 
 
 def test_ledger_and_provenance_tell_the_same(exported):
