@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from m3etl.cli.options import Settings
-from m3etl.stages.summary import Summary
+from m3etl.stages.summary import Summary, size_text
 
 counters = ("done", "skipped", "rejected", "failed")
 longest_list = 80  # characters; the items of a longer list of texts get a line each
@@ -60,7 +60,8 @@ def write_pairs(pairs: Mapping[str, Any]) -> None:
     """Two aligned columns: name and value."""
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
-        click.echo(f"{name.ljust(width)}  {cell_text(value)}")
+        size = f" ({size_text(value)})" if name.strip().startswith("bytes") and _is_large_number(value) else ""
+        click.echo(f"{name.ljust(width)}  {cell_text(value)}{size}")
 
 
 def summary_document(summary: Summary) -> dict[str, Any]:
@@ -141,6 +142,10 @@ def _write_summary(summary: Summary) -> None:
         write_rows(rows, title=label)
     for reason, count in summary.top_errors():
         click.echo(f"  {count} x {reason}")
+
+
+def _is_large_number(value: Any) -> bool:
+    return isinstance(value, int) and value >= 10_000
 
 
 def _is_long_list(value: Any) -> bool:

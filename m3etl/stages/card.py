@@ -11,6 +11,7 @@ import yaml
 from m3etl import __version__
 from m3etl.spec.licensing import OverallLicense
 from m3etl.spec.modality import ArraySpec, Shape, Values
+from m3etl.stages.summary import size_text
 
 # https://huggingface.co/docs/hub/datasets-cards, size_categories
 published_files = (
@@ -139,16 +140,6 @@ Biomes and ecoregions are those of RESOLVE Ecoregions 2017, at the centre of the
 Made with m3etl {__version__}. Data set id: `{facts.dataset_id}`
 (a checksum over all values; cite it to name this state).
 """
-
-
-def size_text(nbytes: float) -> str:
-    """`812 bytes`, `9.1 MB` or `1.4 TB`: decimal units, as the Hub counts."""
-    size, unit = float(nbytes), "bytes"
-    for larger in ("kB", "MB", "GB", "TB", "PB"):
-        if size < 999.5:
-            break
-        size, unit = size / 1000.0, larger
-    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"
 
 
 def render_licenses(facts: CardFacts) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from m3etl.campaign import (
     open_campaign,
     save_config,
 )
-from m3etl.errors import InputError, M3etlError
+from m3etl.errors import DamagedError, InputError, M3etlError
 from m3etl.stages.summary import Progress, Summary
 
 if TYPE_CHECKING:
@@ -284,9 +283,12 @@ def _shards(campaign: Campaign) -> tuple[int, int]:
 def _lacks_statistics(campaign: Campaign) -> str:
     if not campaign.stats_path.exists():
         return "there are no statistics yet"
-    from m3etl.io.store import dataset_id
+    from m3etl.io.store import dataset_id, read_stats
 
-    recorded = json.loads(campaign.stats_path.read_text(encoding="utf-8")).get("dataset_id")
+    try:
+        recorded = read_stats(campaign.stats_path).get("dataset_id")
+    except DamagedError:
+        return "the statistics cannot be read"
     return "" if recorded == dataset_id(campaign.store_path) else "the data has changed since the statistics were made"
 
 

@@ -78,7 +78,7 @@ def select_cells(config: SampleConfig, ground: Ground, points: PointTable | None
     if config.strategy == "grid":
         return _select_grid(config, ground, progress)
     if points is not None:
-        return _select_points(config, ground, points)
+        return _select_points(config, ground, points, progress)
     return _select_biomes(config, ground, progress)
 
 
@@ -167,7 +167,7 @@ def _select_grid(config: SampleConfig, ground: Ground, progress: Progress) -> Se
     return Selection(parts=parts(), rejected=rejected, facts=facts)
 
 
-def _select_points(config: SampleConfig, ground: Ground, points: PointTable) -> Selection:
+def _select_points(config: SampleConfig, ground: Ground, points: PointTable, progress: Progress) -> Selection:
     inside = np.flatnonzero(ground.region.contains_lonlat(points.lon, points.lat))
     found = cells_of_points(points.lon[inside], points.lat[inside], config.chip_px * 10)
     rejected = Counter(
@@ -184,6 +184,7 @@ def _select_points(config: SampleConfig, ground: Ground, points: PointTable) -> 
     renamed = {name: f"point_{name}" for name in frame.columns if name in taken}
     columns = extra_columns(frame.rename(columns=renamed).drop(columns="year", errors="ignore"))
     cells = found.cells[wanted]
+    progress.advance(len(cells))
     return Selection(
         parts=_sliced(cells, ecoregion, np.zeros(len(cells), dtype=bool), _years_of(frame), columns),
         extra={name: values.type for name, values in columns.items()},

@@ -78,3 +78,13 @@ class SilentProgress:
 
     def say(self, text: str) -> None:
         return None
+
+
+def size_text(nbytes: float) -> str:
+    """`812 bytes`, `9.1 MB` or `1.4 TB`: decimal units, as the Hub counts."""
+    size, unit = float(nbytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB", "PB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000.0, larger
+    return f"{size:.0f} {unit}" if unit == "bytes" or size >= 99.95 else f"{size:.1f} {unit}"

@@ -25,7 +25,7 @@ from m3etl.io.publication import (
     write_metadata,
 )
 from m3etl.io.regions import shipped_regions
-from m3etl.io.store import open_store
+from m3etl.io.store import open_store, read_stats
 from m3etl.spec.biomes import biome_name
 from m3etl.spec.licensing import overall_license
 from m3etl.spec.modality import ArraySpec
@@ -140,7 +140,7 @@ def _card_facts(
         buffer_km=campaign.config.split.buffer_km,
         years=sorted({int(year) for year in stored["year"].dropna()}),
         bytes=sum(file.size for file in files),
-        dataset_id=json.loads(campaign.stats_path.read_text(encoding="utf-8"))["dataset_id"],
+        dataset_id=str(read_stats(campaign.stats_path).get("dataset_id", "")),
     )
 
 

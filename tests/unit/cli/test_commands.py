@@ -94,6 +94,20 @@ def test_reading_commands_need_a_campaign_and_draw_none(tmp_path, capsys, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("content", ["", '{"sentinel2_l2a": {', "[1, 2]", "\x00\x01"])
+def test_damaged_statistics_are_said_and_made_anew(directory, capsys, content):
+    (directory / "stats.json").write_text(content)
+    arguments = ["-C", str(directory), "upload-hf", "--repo", "a/b", "--synthetic", "--dry-run"]
+    assert run(arguments) == 0
+    assert "the statistics cannot be read: running `m3etl normalize` first" in capsys.readouterr().err
+    assert json.loads((directory / "stats.json").read_text())["dataset_id"]
+
+
+def test_a_seed_that_no_file_can_hold_is_a_usage_error(tmp_path, capsys):
+    assert run(["-C", str(tmp_path / "c"), "sample", "--seed", "9" * 30]) == 2
+    assert "--seed" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["export", "tile", "normalize", "pretrain"])
 def test_stages_that_make_data_start_a_campaign_and_say_so(tmp_path, capsys, monkeypatch, command):
     from m3etl.stages import chain

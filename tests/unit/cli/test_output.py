@@ -116,3 +116,12 @@ def test_losses_of_many_arrays_are_columns_of_one_table(capsys):
     assert row.split() == ["sentinel1_asc", "2.5", "0.123"]
     write_summaries(as_json, [Summary(stage="pretrain", facts=facts)])
     assert json.loads(capsys.readouterr().out)["loss_before"]["month"] == 2.5
+
+
+def test_many_bytes_have_a_unit_a_person_reads(capsys):
+    write_summaries(plain, [Summary(stage="export", facts={"bytes": 7_557_440, "bytes received": 12, "chips": 40_000})])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  bytes           7,557,440 (7.6 MB)",
+        "  bytes received  12",
+        "  chips           40,000",
+    ]

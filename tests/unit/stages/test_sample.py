@@ -172,6 +172,21 @@ def test_points_keep_labels_and_dates(tmp_path: Path, world: geopandas.GeoDataFr
     assert summary.done + summary.rejected == 6
 
 
+def test_points_are_counted_on_the_way(tmp_path: Path, world: geopandas.GeoDataFrame):
+    class Counting(SilentProgress):
+        count = 0
+
+        def advance(self, count: int = 1, **fields: Any) -> None:
+            self.count += count
+
+    file = tmp_path / "points.csv"
+    file.write_text("lon,lat\n10.5,-58.0\n24.0,45.0\n")
+    config = CampaignConfig(sample=SampleConfig(strategy="points", points=str(file)))
+    progress = Counting()
+    summary = run_sample(create_campaign(tmp_path / "c", config), world, progress)
+    assert progress.count == summary.done > 0
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

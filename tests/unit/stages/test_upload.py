@@ -16,8 +16,7 @@ from m3etl.campaign import HubConfig, open_campaign
 from m3etl.errors import AuthenticationError, InputError, NothingSelectedError, RemoteError
 from m3etl.io import hub
 from m3etl.io.hub import check_repository
-from m3etl.stages.card import size_text
-from m3etl.stages.summary import SilentProgress
+from m3etl.stages.summary import SilentProgress, size_text
 from m3etl.stages.upload import _region_counts, run_upload
 
 
