@@ -38,6 +38,7 @@ _compress: Any = types.ExternalFunction(
     "m3etl_zstd_compress", types.uintp(types.uintp, types.uintp, types.uintp, types.uintp, types.uintp, types.int32)
 )
 _crc32c: Any = types.ExternalFunction("m3etl_pack_crc32c", types.uint32(types.uintp, types.uintp))
+_sealed = types.Array(types.uint8, 1, "C", readonly=True)  # what the caller gives may be read-only, as from a buffer
 
 
 class _Workspace:
@@ -82,7 +83,7 @@ def pack(values: npt.NDArray[Any], block: int, level: int, header: bytes) -> byt
     return space.packed[:end].tobytes()
 
 
-@numba.njit("void(uint8[::1], int64, uint8[::1])", nogil=True, cache=True)
+@numba.njit(types.void(_sealed, types.int64, types.uint8[::1]), nogil=True, cache=True)
 def _split(values: Bytes, itemsize: int, planes: Bytes) -> None:
     """All first bytes, all second bytes ...; the case of two on its own, which becomes code for many at a time."""
     count = values.size // itemsize
@@ -106,7 +107,11 @@ def _put(target: Bytes, place: int, number: int) -> None:
         target[place + byte] = (number >> (8 * byte)) & 255
 
 
-@numba.njit("int64(uint8[::1], int64, int64, uintp, int32, uint8[::1], uint8[::1])", nogil=True, cache=True)
+@numba.njit(
+    types.int64(_sealed, types.int64, types.int64, types.uintp, types.int32, types.uint8[::1], types.uint8[::1]),
+    nogil=True,
+    cache=True,
+)
 def _pack(values: Bytes, itemsize: int, block: int, context: int, level: int, planes: Bytes, packed: Bytes) -> int:
     blocks = (values.size + block - 1) // block
     position: Any = 16 + 4 * blocks  # numbers of the machine, to the compiler

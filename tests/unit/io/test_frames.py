@@ -53,6 +53,13 @@ def test_threads_pack_the_same_bytes_side_by_side():
     assert found == [pack_planes(chip) for chip in chips] * 3
 
 
+def test_read_only_values_are_packed_as_well():
+    values = make_values("landscape", "uint16", 200_001)
+    locked = np.frombuffer(values.tobytes(), values.dtype)
+    assert not locked.flags.writeable
+    assert pack_planes(locked) == pack_planes(values)
+
+
 def test_without_machine_code_the_chunk_is_the_same(monkeypatch):
     values = make_values("landscape", "int16", 200_001)
     codec = ChunkCodec(profile="zstd", dtype=values.dtype)
