@@ -22,7 +22,7 @@ Spectra = npt.NDArray[np.complex64]
 search_px = 4.0  # shifts beyond this are not looked for: chips come from one grid
 refine_step_px = 0.05
 bandwidth = 0.18  # cycles per pixel: finer detail is mostly noise that both sensors have for themselves
-least_chips = 20
+least_chips = 50  # fewer edges than radar and optics need to agree on one place
 least_observed = 0.5  # share of a chip
 bootstrap_draws = 40
 

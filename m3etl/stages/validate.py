@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from m3etl.campaign import Campaign, ensure_directory, write_atomically
@@ -40,7 +41,7 @@ def run_validate(campaign: Campaign, *, scheduler: str = "", progress: Progress)
     plan = read_plan(campaign.plan_path, columns=[*plan_columns, "row"])
     columns = {name: plan[name].to_numpy() for name in plan_columns}
     found = [*find_overlaps(columns), *find_leaks(columns, campaign.config.split.buffer_km)]
-    found += _audit_rows(store, plan)
+    found += _audit_rows(store, plan) + _audit_places(store, plan)
     compared = 0
     repeated = RepeatedContent()
     tasks = list(_shard_tasks(campaign, store))
@@ -98,6 +99,29 @@ def _audit_rows(store: ChipStore, plan: pd.DataFrame) -> list[Finding]:
         meaning = "the store holds a chip that is not in the plan"
         found.append(Finding(check="unknown chip", array="", count=len(unknown), example=min(unknown), meaning=meaning))
     return found
+
+
+def _audit_places(store: ChipStore, plan: pd.DataFrame) -> list[Finding]:
+    """Splits and corners of sealed chips are those of the plan: readers take the store's, people look at the plan's."""
+    rows = np.flatnonzero(store.chip_ids != "")
+    columns = ["chip_id", "split", "epsg", "xmin", "ymax"]
+    unique = plan[columns].drop_duplicates("chip_id").set_index("chip_id")
+    place = unique.index.get_indexer(pd.Index(store.chip_ids[rows]))
+    rows, mine = rows[place >= 0], unique.iloc[place[place >= 0]]
+    marks = {
+        "split": (store.split[rows] != mine["split"].to_numpy(str), "plan and store disagree on the chip's split"),
+        "place": (
+            (store.epsg[rows] != mine["epsg"].to_numpy())
+            | (store.xmin[rows] != mine["xmin"].to_numpy())
+            | (store.ymax[rows] != mine["ymax"].to_numpy()),
+            "plan and store disagree on where the chip lies",
+        ),
+    }
+    return [
+        Finding(check=check, array="", count=int(wrong.sum()), example=str(mine.index[wrong.argmax()]), meaning=meaning)
+        for check, (wrong, meaning) in marks.items()
+        if wrong.any()
+    ]
 
 
 def _merged(findings: Iterable[Finding]) -> list[Finding]:

@@ -174,8 +174,8 @@ def test_chips_on_the_same_ground_are_found(tmp_path, capsys):
     plan.loc[5, ["xmin", "xmax"]] += 10.0
     write_plan(campaign.plan_path, plan)
     found = found_by(campaign, capsys)
-    assert set(found) == {("overlap", "")}
-    assert found["overlap", ""]["count"] == 1
+    assert set(found) == {("overlap", ""), ("place", "")}, "and the store has the chip elsewhere than the plan"
+    assert found["overlap", ""]["count"] == found["place", ""]["count"] == 1
 
 
 def test_a_chip_that_is_planned_twice_is_found(tmp_path, capsys):
@@ -186,10 +186,20 @@ def test_a_chip_that_is_planned_twice_is_found(tmp_path, capsys):
 
 
 def test_leaking_splits_are_found(tmp_path, capsys):
+    def leak(made: Sequence[Made]) -> None:
+        made[5].plan["split"] = "test"
+
+    found = found_by(audited_campaign(tmp_path / "c", leak), capsys)
+    assert set(found) == {("leakage", "")}
+    assert found["leakage", ""]["count"] == chips // 2 - 1
+
+
+def test_a_plan_that_was_given_other_splits_after_the_export_is_found(tmp_path, capsys):
+    """Training reads the store's split: a plan that says otherwise would hide a leak."""
     campaign = audited_campaign(tmp_path / "c")
     plan = read_plan(campaign.plan_path)
-    plan.loc[5, "split"] = "test"
+    plan["split"] = "train"
     write_plan(campaign.plan_path, plan)
     found = found_by(campaign, capsys)
-    assert ("leakage", "") in found
-    assert found["leakage", ""]["count"] == chips // 2 - 1
+    assert set(found) == {("split", "")}
+    assert found["split", ""]["count"] == chips // 2

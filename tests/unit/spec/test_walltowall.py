@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import shapely
@@ -97,6 +99,12 @@ def test_over_each_region_no_two_chips_of_a_zone_overlap_and_none_is_missing(nam
         assert not (absent.belongs() & shapely.contains_xy(region, *absent.centre_lonlat)).any()
     area = area_km2_of(np.array([shapely.segmentize(region, 0.5)], dtype=object))[0]
     assert len(found) * 4.48**2 == pytest.approx(area, rel=1e-3)
+    seams = seams_of(found)
+    assert max(seams.overlap_km2, seams.gap_km2) < 2e-3 * area
+    # The table of docs/sampling.md.
+    told = f"| {len(found):,} | {seams.cells:,} | {seams.overlap_km2:,.0f} km2 | {seams.gap_km2:,.0f} km2 |"
+    page = Path(__file__).parents[3] / "docs" / "sampling.md"
+    assert f"| {name} {told}" in page.read_text(encoding="utf-8").splitlines()
 
 
 def test_seams_of_a_region_are_the_same_in_batches_and_nearly_cancel():

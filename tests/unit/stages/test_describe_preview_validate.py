@@ -144,7 +144,7 @@ def test_leaking_split_and_swapped_rows_are_found(campaign):
     plan.loc[[2, 3], "row"] = [3, 2]
     write_plan(campaign.plan_path, plan)
     _, found = audit(campaign)
-    assert found == {("leakage", ""), ("row", "")}
+    assert found == {("leakage", ""), ("row", ""), ("split", "")}
 
 
 def test_describe_counts_what_was_observed(campaign):
