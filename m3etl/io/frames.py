@@ -49,7 +49,7 @@ def _load_packing() -> ModuleType | None:
     """Loaded with the first large chunk, as the compiler takes half a second."""
     try:
         from m3etl.io import packing
-    except (ImportError, AttributeError, OSError):
+    except (ImportError, AttributeError, OSError, RuntimeError):  # the last where the compiler finds no room to cache
         return None
     return packing
 
