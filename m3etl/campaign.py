@@ -255,7 +255,7 @@ def open_campaign(root: Path) -> Campaign:
     if not path.is_file():
         raise InputError(
             f"no campaign in {root}: there is no campaign.toml",
-            hint="Start one with `m3etl sample`, or name another directory with `m3etl -C DIR`.",
+            hint="Start one here with `m3etl sample`, or name the campaign's directory with `m3etl -C DIR`.",
         )
     from m3etl.io.declared import declare_of_campaign
 

@@ -81,7 +81,7 @@ def parse_fractions(
     "--buffer-km", type=click.FloatRange(min=0), help="Least distance of chips of different splits.  [default: 5]"
 )
 @click.option("--add", is_flag=True, help="Append these chips to the plan that is there; --chips is how many more.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Another seed, another draw.  [default: 0]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Another seed, another draw.  [default: 0]")
 @click.option(
     "--ecoregions",
     type=click.Path(exists=True, path_type=Path),

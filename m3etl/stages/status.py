@@ -25,7 +25,9 @@ def read_status(campaign: Campaign) -> Summary:
         raise NothingSelectedError(f"there is no plan in {campaign.root} yet", hint="Draw one with `m3etl sample`.")
     planned = count_plan(campaign.plan_path)
     if not campaign.with_ledger:
-        return Summary(stage="status", facts={"chips in the plan": planned, "state": "nothing is exported yet"})
+        return Summary(
+            stage="status", facts={"chips in the plan (with reserve)": planned, "state": "nothing is exported yet"}
+        )
     with open_ledgers(campaign, to_read=True) as opened:
         return _summary(campaign, opened, planned)
 
@@ -43,7 +45,7 @@ def _summary(campaign: Campaign, opened: Sequence[tuple[Campaign, Ledger]], plan
     requests = int(sum(totals[f"{kind}_requests"] for kind in ("planning", "pixel", "profile")))
     final = counts[ChipState.LANDED] + counts[ChipState.SEALED]
     facts: dict[str, Any] = {
-        "chips in the plan": planned,
+        "chips in the plan (with reserve)": planned,
         **({"parts": _parts(opened)} if opened[0][0].part else {}),
         **{str(state): counts[state] for state in ChipState},
         "generations": sum(ledger.generation_count() for ledger in ledgers),
