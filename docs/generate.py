@@ -49,6 +49,9 @@ def modalities_page() -> str:
         "observed).\n\n"
         "![MMEarth's rasters](pictures/mmearth.png)\n\n![further rasters](pictures/further-1.png)\n\n"
         "![further rasters](pictures/further-2.png)\n\n"
+        "![angles, probabilities, and the examples of arrays of your own](pictures/further-3.png)\n\n"
+        "Interferograms, of made-up products with two components and a gap between them:\n\n"
+        "![interferograms](pictures/gunw.png)\n\n"
         f"{_table(head, rows)}\n\n{sections}\n\n## Licences\n\n"
         f"{_table(('id', 'kind', 'terms', 'notice'), terms)}\n"
     )

@@ -17,6 +17,7 @@ natural_color = ("B4", "B3", "B2")
 reflectance_limits = (0.0, 0.3)  # the usual stretch of viewers for vegetated and bare ground
 bright_limits = (0.0, 1.0)  # for chips that it would turn all white: snow, ice, cloud
 backscatter_limits_db = ((-20.0, 0.0), (-27.0, -7.0), (2.0, 15.0))  # VV, VH, VV - VH
+over_ice = ("HH", "HV")
 # Bands of one look at arrays with seasons, months or days: summer, where there is one.
 telling_bands = (
     ("JJA_B4", "JJA_B3", "JJA_B2"),
@@ -32,6 +33,7 @@ telling_bands = (
     ("JJA_hh_rho",),
     ("JJA_vv_AMP",),
     ("JJA_VV_count",),
+    ("trees",),
 )
 ramps = {"elevation": "gist_earth", "slope": "magma", "height": "YlGn", "std": "viridis", "cs_cdf": "gray"}
 
@@ -84,8 +86,10 @@ def render(spec: ArraySpec, stored: npt.NDArray[Any], stretch: Stretch) -> Rgb:
     physical = physical_of(spec, stored)
     if spec.values is Values.CLASSES:
         return _render_classes(spec, physical[0])
-    bands = [physical[spec.bands.index(band)] for band in shown_bands(spec)]
+    bands = [physical[spec.bands.index(band)] for band in _shown_in(spec, physical)]
     if len(bands) == 2:
+        if spec.units != "dB":
+            bands = [10.0 * np.log10(np.where(band > 0, band, np.nan)) for band in bands]
         bands.append(bands[0] - bands[1])
     scaled = [
         np.clip((band - low) / (high - low), 0.0, 1.0) for band, (low, high) in zip(bands, stretch.limits, strict=True)
@@ -99,6 +103,15 @@ def render(spec: ArraySpec, stored: npt.NDArray[Any], stretch: Stretch) -> Rgb:
         )
     rgb = (np.asarray(picture) * 255).round().astype(np.uint8)
     return _hatched(rgb, np.isfinite(bands[0]))
+
+
+def _shown_in(spec: ArraySpec, physical: npt.NDArray[np.float64]) -> tuple[str, ...]:
+    """Bands of the picture of one chip: over ice, acquired in HH and HV, these instead of VV and VH."""
+    shown = shown_bands(spec)
+    if shown == ("VV", "VH") and set(over_ice) <= set(spec.bands):
+        there = [bool(np.isfinite(physical[spec.bands.index(pair[0])]).any()) for pair in (shown, over_ice)]
+        return over_ice if there == [False, True] else shown
+    return shown
 
 
 def _render_classes(spec: ArraySpec, codes: npt.NDArray[np.float64]) -> Rgb:

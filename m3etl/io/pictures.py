@@ -18,12 +18,16 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from m3etl.campaign import write_atomically
-from m3etl.compute.colors import render, shown_bands, stretch_of
+from m3etl.compute.colors import over_ice, render, shown_bands, stretch_of
 from m3etl.spec.modality import ArraySpec, Shape, Values, physical_of
 
 Stored = npt.NDArray[Any]
 # Heights of the whole Earth in one ramp would leave each chip a single colour; snow would be white beside dark ground.
-per_chip_stretch = {"elevation": "each chip its own stretch", "B4": "reflectance 0 to 0.3, bright chips 0 to 1"}
+per_chip_stretch = {
+    "elevation": "each chip its own stretch",
+    "angle": "each chip its own stretch",
+    "B4": "reflectance 0 to 0.3, bright chips 0 to 1",
+}
 tile_px = 160
 gap_px = 6
 caption_px = 28
@@ -69,7 +73,7 @@ def write_overview(
         draw.multiline_text((gap_px, top + tile_px // 2 - 16), caption, ink, font=_font(11), spacing=3)
     for column, spec in enumerate(rasters):
         left = left_margin + column * (tile_px + gap_px)
-        draw.text((left, 6), spec.name, ink, font=_font(12))
+        draw.text((left, 6), _shortened(spec.name, 22), ink, font=_font(12))
         for line, picture in enumerate(chip_pictures(spec, stored[spec.name])):
             sheet.paste(_tile(picture), (left, 24 + line * (tile_px + gap_px)))
     _save_image(sheet, path)
@@ -144,6 +148,8 @@ def _what_is_shown(spec: ArraySpec) -> str:
         return "classes; hatched: not observed"
     bands = shown_bands(spec)
     shown = f"{bands[0]}, {bands[1]}, difference" if len(bands) == 2 else ", ".join(bands)
+    if set(over_ice) <= set(spec.bands):
+        shown += f" (over ice {', '.join(over_ice)})"
     stretch = per_chip_stretch.get(bands[0], "one stretch")
     return f"{shown}; {stretch}; hatched: not observed"
 

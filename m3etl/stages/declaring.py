@@ -27,6 +27,7 @@ from m3etl.spec.scenes import year_window
 from m3etl.stages.decisions import Decision, PlanChip
 from m3etl.stages.summary import Summary
 
+looked_at = 20  # images of a collection whose bands are asked for
 about_asset = (Kind.SOURCE_CHANGED, Kind.DETERMINISTIC, Kind.NO_DATA)
 
 
@@ -68,7 +69,7 @@ def check_assets(session: Session, specs: Sequence[ArraySpec], *, text: str, fil
                 ) from None
             problems.append(f"{at}: the asset {spec.source[0]} can't be read: {failed.failure.message}")
             continue
-        if bands is None:
+        if not bands:
             continue  # no image here: the pilot's chip says so
         program = spec.program
         wanted = () if program is None or is_hook(spec) else (*program.bands, *(mask.band for mask in program.masks))
@@ -137,12 +138,16 @@ def line_of(text: str, array: str, key: str) -> int:
 
 
 def _bands_of(api: Any, spec: ArraySpec, pilot: Pilot) -> Any:
-    """Names of the bands of the image, or of the first one of the collection at the place; null without one."""
+    """Names of the bands of the image, or of some of the collection at the place, since images of one collection
+    differ (polarisations of early radar): the first ones of all and of the pilot's year. Empty without an image.
+    """
     if spec.program is None or not spec.program.is_collection:
         return api.Image(spec.source[0]).bandNames()
     place = api.Geometry.Point([pilot.lon, pilot.lat])
     images = filtered(api, api.ImageCollection(spec.source[0]).filterBounds(place), spec.program.filters)
-    return api.Algorithms.If(images.limit(1).size().gt(0), api.Image(images.first()).bandNames(), None)
+    start, end = year_window(pilot.year)
+    some = images.limit(looked_at).merge(images.filterDate(start, end).limit(looked_at))
+    return some.toList(2 * looked_at).map(lambda image: api.Image(image).bandNames()).flatten().distinct()
 
 
 def _scenes(session: Session, chip: PlanChip, specs: Sequence[ArraySpec], pilot: Pilot) -> dict[str, ArrayScenes]:

@@ -173,3 +173,16 @@ def test_a_hook_is_checked_exported_and_refused_with_its_line(tmp_path: Path) ->
     item = ChipDataset(tmp_path, arrays=["palsar_ratio"], split=None, values="physical")[0]
     assert item["palsar_ratio"].shape == (1, 13, 13)
     assert 0.1 < item["palsar_ratio"].mean() < 1
+
+
+def test_an_early_image_of_one_polarisation_does_not_hide_the_other(tmp_path: Path) -> None:
+    """Where the collection begins with images of VV alone, VH is there all the same."""
+    opera = next(path for path in examples if path.stem == "opera_rtc")
+    place = ("--at=-58.45,-34.6", "--year", "2019")
+    (row,) = json.loads(m3etl(tmp_path, "--json", "modalities", "check", str(opera), *place).stdout)["arrays"]
+    assert row["status"] == "ok"
+    path = tmp_path / "opera_rtc.toml"
+    path.write_text(opera.read_text().replace('"VH"]', '"HV"]'))
+    refused = m3etl(tmp_path, "modalities", "check", str(path), *place, check=False)
+    assert refused.returncode == 2
+    assert "opera_rtc.toml:6: OPERA/RTC/L2_V1/S1 has no band HV; it has VV, VH, mask" in refused.stderr

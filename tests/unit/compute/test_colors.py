@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from m3etl.compute.colors import render, shown_bands, stretch_of
@@ -41,6 +43,23 @@ def test_backscatter_with_one_polarisation_missing_is_still_a_picture():
     picture = render(spec, stored, stretch_of(spec, stored))
     assert picture.shape == (8, 8, 3)
     assert (picture == picture[0, 0]).all()
+
+
+def test_ice_acquired_in_hh_and_hv_is_shown():
+    spec = arrays["sentinel1_asc"]
+    stored = np.full((4, 8, 8), -32768, np.int16)
+    stored[2:] = np.linspace(-1800, -200, 64).reshape(8, 8)
+    picture = render(spec, stored, stretch_of(spec, stored))
+    assert len(np.unique(picture[..., 0])) > 20, "not hatched as if nothing were there"
+
+
+def test_backscatter_in_linear_power_is_shown_in_decibels():
+    decibel = replace(arrays["sentinel1_asc"], bands=("VV", "VH"))
+    linear = replace(decibel, dtype="float32", fill=None, units="1", scale=1.0, valid_min=0.0, valid_max=100.0)
+    levels = np.linspace(-2500, 0, 128).reshape(2, 8, 8).astype(np.int16)
+    power = (10 ** (levels / 1000.0)).astype(np.float32)
+    shown = [render(spec, stored, stretch_of(spec, stored)) for spec, stored in ((decibel, levels), (linear, power))]
+    assert np.abs(shown[0].astype(int) - shown[1].astype(int)).max() <= 1
 
 
 def test_snow_is_not_blank_white():
