@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from m3etl.spec.catalog_dates import recipes_of_dates
 from m3etl.spec.jobs import max_request_bytes, request_bytes
 from m3etl.spec.modality import ArraySpec, Shape
+from m3etl.spec.program import seasons
 from m3etl.spec.tilecounts import TaskGroup
 
 # EECU-hours a month, https://developers.google.com/earth-engine/guides/noncommercial_tiers (since 27 April 2026)
@@ -23,6 +25,7 @@ least_samples = 5
 _quantile = 2.3263479
 
 assumed_rounds = 2.5  # measured on the planet: two questions per chip and some repeated for other years
+rounds_of_dates = len(seasons)  # a question more for each, where a scene of each season is wanted
 # As stages.planning works: so many places are planned in one go, with so many rounds of questions, and a request holds
 # up to four times the places it began with while answers come within half a minute.
 wave_batches, rounds_of_a_wave, most_growth = 24, 4, 4
@@ -223,7 +226,8 @@ def estimate(
     known = figures or Figures()
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
     unplanned = chips if unplanned is None else unplanned
-    rounds = known.per_chip(planning_lane) * (unplanned / places if places else 1.0) or assumed_rounds
+    assumed = assumed_rounds + rounds_of_dates * any(spec.recipe in recipes_of_dates for spec in specs)
+    rounds = known.per_chip(planning_lane) * (unplanned / places if places else 1.0) or assumed
     planning = _planning_requests(unplanned if places is None else places, rounds, plan_batch)
     asked = sum(group.least for group in tasks) if tasks is not None else None
     pixels = _pixel_requests(chips, pixel_requests, rasters, chip_px, known) if asked is None else asked

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from m3etl.campaign import Campaign
 from m3etl.io.plan import read_plan
@@ -87,7 +88,8 @@ def _describe_arrays(campaign: Campaign, store: ChipStore) -> list[dict[str, Any
     for name, spec in store.specs.items():
         mine = provenance[provenance["array"] == name]
         observed = mine[mine["status"] == "ok"]
-        gaps = observed["gap_days"].abs().dropna()
+        dated = [item["gap_days"] for dates in observed["periods"] if dates is not None for item in dates]
+        gaps = pd.Series([*observed["gap_days"], *dated], dtype=float).abs().dropna()
         rows.append(
             {
                 **_declared(spec, campaign.chip_m, has_periods),

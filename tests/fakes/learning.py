@@ -11,15 +11,15 @@ from torch import Tensor
 
 from m3etl.campaign import Campaign, CampaignConfig, SampleConfig, create_campaign
 from m3etl.io.store import SealedChip, create_store, grow_store, seal_shard
-from m3etl.spec.catalog import arrays
+from m3etl.spec.catalog import arrays, known_arrays
 from m3etl.spec.modality import ArraySpec, Shape, Values
 from m3etl.stages.normalize import run_normalize
 from m3etl.stages.summary import SilentProgress
 
 
 def specs_of(*names: str) -> tuple[ArraySpec, ...]:
-    """Declarations of the catalogue by name; all without a name."""
-    return tuple(arrays[name] for name in names or arrays)
+    """Declarations of the catalogue by name; MMEarth's without a name."""
+    return tuple(known_arrays()[name] for name in names or arrays)
 
 
 def normalised_batch(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.chips import chip_m, make_store, stored_or_fill
+from fakes.learning import write_campaign
 
 from m3etl.compute.normalize import Normalizer
 from m3etl.errors import InputError
@@ -19,6 +20,7 @@ from m3etl.learn.view import View
 from m3etl.spec.catalog import find_array
 from m3etl.spec.modality import physical_of
 from m3etl.stages.materialize import normalized_spec
+from m3etl.stages.pretrain import run_pretrain
 from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import SilentProgress
 
@@ -130,3 +132,20 @@ def test_unknown_periods_are_refused(campaign):
         ChipDataset(root, split=None, view=View(bands={seasons.name: ["DJF_VV_mean"]}))
     with pytest.raises(InputError, match=r"periods of .* must be a list of different names"):
         ChipDataset(root, split=None, view=View(periods={seasons.name: ["DJF", "DJF"]}))
+
+
+def test_pretraining_predicts_every_band_of_every_period(tmp_path):
+    names = ("sentinel2_l2a", "sentinel2_dates", "sentinel1_asc_months")
+    campaign = write_campaign(tmp_path / "c", names=names, splits=("train",) * 8, chip_px=32)
+    summary = run_pretrain(campaign, overrides=few_steps, progress=SilentProgress())
+    run = next((campaign.root / "runs").iterdir())
+    assert {path.stem for path in (run / "pictures").iterdir()} == set(names)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = {name for line in lines for name, value in line.items() if np.isfinite(value)}
+    assert summary.done == 2
+    assert {f"measured/train/{name}" for name in names} <= found
+
+
+few_steps = ("model.size=atto", "model.decoder_width=32", "trainer.accelerator=cpu", "trainer.max_steps=2",
+             "data.crop_px=32", "data.batch_size=4", "data.threads=1", "trainer.log_every=1",
+             "trainer.validate_chips=4")  # fmt: skip

@@ -110,6 +110,15 @@ def test_sizes_come_from_figures_where_there_are_any():
     assert estimate(chips=1000, unplanned=0, check_every=0, figures=figures, **options)["requests"] == 1100
 
 
+def test_scenes_of_each_season_are_questions_more():
+    options = {"chip_m": 1280.0, "chip_px": 128, "plan_batch": 50, "requests_per_second": 100.0, "check_every": 0}
+    plain, dated = (
+        estimate(chips=100_000, specs=select_arrays(names), **options)["planning requests"]
+        for names in (["sentinel2"], ["sentinel2", "sentinel2_dates"])
+    )
+    assert dated - plain == 4 * 100_000 / 200
+
+
 def test_a_task_costs_what_tasks_have_cost_and_else_what_requests_have():
     figures = figures_of([3.6] * 20, chips=20, requests=20)
     by_requests = compute_facts(1000, 0, figures, task_bytes=1e9)
