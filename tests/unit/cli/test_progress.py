@@ -93,3 +93,12 @@ def test_a_bar_shows_label_count_and_fields():
 
 def test_a_stream_that_is_no_terminal_gets_lines():
     assert isinstance(make_progress(io.StringIO()), LineProgress)
+
+
+def test_a_step_of_training_is_one_short_line():
+    stream = io.StringIO()
+    progress = LineProgress(stream, every_s=0, clock=Clock())
+    progress.start("pretrain", 150)
+    progress.advance(1, loss="18.529", images_per_second="13", step=1)
+    line = stream.getvalue().splitlines()[1]
+    assert line == "pretrain: 1/150, loss 18.529, images/s 13, at step 1"
