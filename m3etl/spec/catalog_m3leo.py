@@ -166,7 +166,7 @@ def _coherence() -> tuple[ArraySpec, ...]:
             "Mean radiometrically terrain-corrected backscatter by season and polarisation",
             "BACKSCATTER",
             ("vv_AMP", "vh_AMP", "hh_AMP", "hv_AMP"),
-            dtype="int16", fill=-32768, scale=0.01, limits=(-83.0, 40.0), no_data=(), units="dB",
+            dtype="int16", fill=-32768, scale=0.01, limits=(-83.0, 40.0), no_data=(0.0,), units="dB",
         )
     )  # fmt: skip
     rows.append(

@@ -114,6 +114,70 @@ def test_coherence_comes_by_name_whatever_a_tile_lacks() -> None:
     assert ((some[~np.isnan(some)] > 0) & (some[~np.isnan(some)] <= 100)).all()
 
 
+gssic = "Earth_Big_Data/GLOBAL_SEASONAL_S1/V2019"
+
+
+def native_grid(lon: float, lat: float, side: int = 24) -> Any:
+    """Pixels of the seasonal data set themselves, so that resampling changes nothing."""
+    corner = round(lon * 1200) / 1200, round(lat * 1200) / 1200
+    return ee_in_process.grid("EPSG:4326", (1 / 1200, 0.0, corner[0], 0.0, -1 / 1200, corner[1]), side, side)
+
+
+def test_a_season_that_was_not_acquired_is_missing_and_the_others_are_not() -> None:
+    lon, lat = -3.5, 38.5  # no autumn here
+    tiles = ids(f"{gssic}/COHERENCE", lon, lat)
+    have = {name for tile in tiles for name in ee.Image(tile).bandNames().getInfo()}
+    assert {name.split("_")[0] for name in have} == {"winter", "spring", "summer"}
+    for name in ("coherence", "coherence_decay"):
+        spec = find_array(name)
+        part = spec.source[0].rpartition("/")[2]
+        found = bands(program_image(ee, spec, ids(f"{gssic}/{part}", lon, lat)), native_grid(lon, lat))
+        assert spec.program is not None
+        for output in spec.program.outputs:
+            assert np.isnan(found[output.name]).all() == output.band.startswith("fall"), output.name
+
+
+def test_pairs_of_6_days_are_missing_where_one_satellite_went_and_12_are_not() -> None:
+    lon, lat = 20.5, 5.5
+    spec = find_array("coherence")
+    tiles = ids(f"{gssic}/COHERENCE", lon, lat)
+    found = bands(program_image(ee, spec, tiles), native_grid(lon, lat))
+    assert spec.program is not None
+    by_days: dict[str, list[bool]] = {}
+    for output in spec.program.outputs:
+        by_days.setdefault(output.band[-2:], []).append(bool(np.isfinite(found[output.name]).any()))
+    assert not any(by_days["06"] + by_days["18"])
+    for days in ("12", "24", "36", "48"):
+        assert any(by_days[days]), days
+
+
+@pytest.mark.parametrize(
+    ("name", "measure", "physical"),
+    [
+        ("coherence", "COH12", lambda number: number / 100),
+        ("coherence_decay", "rho", lambda number: number / 1000),
+        ("coherence_decay", "tau", lambda number: number / 100),
+        ("coherence_decay", "rmse", lambda number: number / 1000),
+        ("coherence_backscatter", "AMP", lambda number: 20 * np.log10(number) - 83),
+    ],
+)
+def test_what_is_stored_is_the_digital_number_in_physical_units(name: str, measure: str, physical: Any) -> None:
+    """Against the raw numbers of the same tile: coherence in hundredths, days of decay, dB = 20 log10(DN) - 83."""
+    lon, lat = 14.5, 44.5  # a coast: the sea has no number
+    spec = find_array(name)
+    assert spec.program is not None
+    output = next(item for item in spec.program.outputs if item.band == f"summer_vv_{measure}")
+    part = spec.source[0].rpartition("/")[2]
+    on = native_grid(lon - 0.06, lat + 0.06, side=144)
+    stored = np.rint(bands(program_image(ee, spec, ids(f"{gssic}/{part}", lon, lat)), on)[output.name])
+    (raw,) = ids(f"{gssic}/{part}_RAW", lon, lat)
+    number = bands(ee.Image(raw).select([output.band]), on)[output.band]
+    known = number > 0
+    assert 0.05 < known.mean() < 0.95
+    np.testing.assert_allclose(stored[known] * spec.scale, physical(number[known]), atol=spec.scale / 2 + 1e-9)
+    assert np.isnan(stored[~known]).all(), "0 is no coherence, it is no data"
+
+
 def test_water_and_no_data_of_the_vegetation_map_are_masked() -> None:
     spec = find_array("modis_vegetation")
     found = bands(program_image(ee, spec, spec.source), grid(-1.6, 46.9, side=60, pixel=231.66))
