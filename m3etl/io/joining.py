@@ -127,7 +127,7 @@ def _take_over(connection: sqlite3.Connection, first_segment: int) -> None:
         "JOIN other.chips ON other.chips.number = other.scenes.number "
         "JOIN main.chips ON main.chips.chip_id = other.chips.chip_id"
     )
-    connection.execute("INSERT INTO generations SELECT * FROM other.generations WHERE mine = 1 AND chips IS NOT NULL")
+    connection.execute("INSERT INTO generations SELECT * FROM other.generations WHERE mine = 1")
     connection.execute("INSERT INTO shards SELECT * FROM other.shards")
     connection.execute(
         "INSERT INTO profiles (lane, units, eecu_s, time) SELECT lane, units, eecu_s, time FROM other.profiles"

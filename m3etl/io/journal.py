@@ -15,6 +15,8 @@ from m3etl.campaign import write_atomically
 from m3etl.io.segments import sync_directory, unwritable
 from m3etl.spec.scenes import Candidate
 
+journal_name = "planning.jsonl"  # in the directory of the raw segments
+
 
 class AnswerJournal:
     """The journal at `path`. Bounded by its user, who clears it when everything in it has been used."""

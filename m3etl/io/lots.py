@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from m3etl.io.ledger import ChipState, Chosen, Ledger
 from m3etl.io.ledger_records import has_scenes
-from m3etl.spec.roworder import cut_lots, lots_of_part
+from m3etl.spec.roworder import LotCut, cut_lots, lots_of_part
 
 scan_chips = 65_536
 
@@ -82,13 +82,18 @@ def load_plan(ledger: Ledger, batches: Iterable[Sequence[PlanRow]], identity: An
 
 
 def form_lots(ledger: Ledger, *, lot_chips: int, shard_chips: int, wall_to_wall: bool) -> int:
-    """Cut the chosen chips that no fixed lot has into lots anew; returns how many these are."""
+    """Cut the chosen chips that no fixed lot has into lots anew; returns how many these are. Lots of a run that was
+    broken off stay as they are where the chips are the same: cut anew, the first would get reserves that fixed lots did
+    not need.
+    """
     with ledger.file.transaction() as connection:
+        lots = list(cut_lots(_candidates(connection, ledger.chosen), lot_chips, wall_to_wall=wall_to_wall))
+        if _ends(lots) == _ends(open_lots(ledger)):
+            return len(lots)
         connection.execute("DELETE FROM generations WHERE chips IS NULL")
         generation, end = connection.execute(
             "SELECT COALESCE(MAX(generation) + 1, 0), COALESCE(MAX(first_row + size), 0) FROM generations"
         ).fetchone()
-        lots = list(cut_lots(_candidates(connection, ledger.chosen), lot_chips, wall_to_wall=wall_to_wall))
         for lot in lots:
             first_row = -(-end // shard_chips) * shard_chips
             connection.execute(
@@ -97,6 +102,10 @@ def form_lots(ledger: Ledger, *, lot_chips: int, shard_chips: int, wall_to_wall:
             )
             generation, end = generation + 1, first_row + lot.size
     return len(lots)
+
+
+def _ends(lots: Sequence[Lot | LotCut]) -> list[tuple[int, int]]:
+    return [(lot.size, lot.draw_until) for lot in lots]
 
 
 def keep_part(ledger: Ledger, part: tuple[int, int]) -> int:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.joining import join_ledgers
+from m3etl.io.journal import AnswerJournal, journal_name
 from m3etl.io.ledger import Ledger
 from m3etl.io.lots import keep_part
 from m3etl.stages.layout import Layout
@@ -87,6 +88,9 @@ def join_parts(campaign: Campaign, progress: Progress) -> None:
                 plan_identity(campaign) if same else None,
             )
     for part in parts:
+        answers = AnswerJournal(part.raw_path / journal_name).read()
+        if answers:  # what a part that was broken off has asked and not decided yet
+            AnswerJournal(campaign.raw_path / journal_name).append(answers)
         for suffix in ("", "-wal", "-shm"):
             part.ledger_path.with_name(part.ledger_path.name + suffix).unlink(missing_ok=True)
         shutil.rmtree(part.raw_path, ignore_errors=True)

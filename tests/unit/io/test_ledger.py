@@ -7,14 +7,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from fakes.plans import fix_everything, load, plan_row, planned, scenes, with_rows
+from fakes.plans import fix_everything, load, plan_row, planned, scenes, settle, with_rows
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from m3etl.errors import DamagedError, InputError
 from m3etl.io.ledger import ChipState, Chosen, LandedChip, Ledger, PlannedChip, open_ledger
-from m3etl.io.lots import PlanRow
+from m3etl.io.lots import PlanRow, form_lots, open_lots
 from m3etl.io.segments import Place
 from m3etl.spec.budget import Sample
 from m3etl.spec.jobs import ArrayStatus
@@ -175,6 +175,20 @@ def test_rows_do_not_hang_on_what_was_fetched_before_they_were_given(tmp_path):
         ledger.close()
     assert fixed[0] == [(name, row) for row, name in enumerate("abcde")]
     assert all(found == fixed[0] for found in fixed)
+
+
+def test_a_run_that_is_broken_off_between_lots_goes_on_with_the_same_ones(ledger):
+    plan = [plan_row(f"{number:02d}", number, reserve=number % 4 == 0) for number in range(16)]
+    load(ledger, plan)
+    options = {"lot_chips": 4, "shard_chips": shard_chips, "wall_to_wall": False}
+    assert form_lots(ledger, **options) == 3
+    first, *others = open_lots(ledger)
+    settle(ledger, first, shard_chips)
+    assert form_lots(ledger, **options) == 2
+    assert open_lots(ledger) == others, "the reserves that the first did not need are not theirs"
+    load(ledger, [*plan, plan_row("new", 2)], identity=2)
+    assert form_lots(ledger, **options) == 3, "another plan, other lots"
+    assert open_lots(ledger)[0].draw_from == 0
 
 
 def test_decisions_that_no_row_uses_can_be_forgotten(ledger):
