@@ -175,7 +175,7 @@ def _take_in(campaign: Campaign) -> None:
 
 
 def _resume(campaign: Campaign) -> None:
-    silent = SimpleNamespace(restricted=False, profile_requests=0, use_standard=lambda: None, api=None)
+    silent = SimpleNamespace(restricted=False, profile_requests=0, api=None)
     summary = run_export(campaign, session=silent, progress=SilentProgress())  # type: ignore[arg-type]
     if summary.done + summary.failed != count_planned(campaign):
         raise RuntimeError(f"{summary.done} and {summary.failed} chips are not the whole plan")

@@ -39,9 +39,12 @@ class Chips:
         self._open: dict[str, _Assembly] = {}
         self._whole: list[WholeChip] = []
 
-    def start(self, jobs: Iterable[PixelJob]) -> Iterator[PixelRequest]:
-        """The requests of jobs, as they are asked for. A chip without any is whole at once."""
+    def start(self, jobs: Iterable[PixelJob | None]) -> Iterator[PixelRequest | None]:
+        """The requests of jobs, as they are asked for; None goes through. A chip without any is whole at once."""
         for block in self._blocks(jobs):
+            if block is None:
+                yield None
+                continue
             requests = plan_block(block, self._block_chips)
             with self._lock:
                 for job in block:
@@ -53,10 +56,13 @@ class Chips:
                     self._close_if_whole(job.chip.chip_id)
             yield from requests
 
-    def _blocks(self, jobs: Iterable[PixelJob]) -> Iterator[list[PixelJob]]:
+    def _blocks(self, jobs: Iterable[PixelJob | None]) -> Iterator[list[PixelJob] | None]:
         """The jobs by block, each given out when it is full or many others have begun since."""
         blocks: dict[str, list[PixelJob]] = {}
         for job in jobs:
+            if job is None:
+                yield None
+                continue
             name = block_of(job.chip, self._block_chips).chip_id
             blocks.setdefault(name, []).append(job)
             if len(blocks[name]) == self._block_chips**2:

@@ -49,7 +49,7 @@ class Session:
     restricted: bool = False
     _methods: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     _tag: str = ""
-    _high_volume: bool = False
+    _pixels: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def compute_value(self, expression: Any, tag: str = "m3etl-plan") -> Any:
@@ -101,7 +101,7 @@ class Session:
         # dictionary anew.
         data = self.api.data
         state = data._get_state()
-        resource = state.cloud_api_resource_raw if what == "image" else state.cloud_api_resource
+        resource = (self._pixels or state.cloud_api_resource_raw) if what == "image" else state.cloud_api_resource
         known = self._methods.get(what)
         if known is None or known[0] is not resource:
             # Making the method takes longer than calling it; another deadline or URL brings another resource.
@@ -146,18 +146,16 @@ class Session:
         return profile_total_s(self.compute_value(profiles.call(ids=[profile_id])))
 
     def use_high_volume(self) -> None:
-        """Send what follows to the endpoint for many small requests (the real service only): pixels belong there."""
-        if not self.url and not self._high_volume:
-            self._move_to(self.api.data.HIGH_VOLUME_API_BASE_URL)
-            self._high_volume = True
+        """Send encoded pixel requests to the endpoint for many small requests from now on (the real service only).
+        Questions stay where they are, at the endpoint for few large ones, so that both may be asked at once.
+        """
+        if not self.url and self._pixels is None:
+            data = self.api.data
+            self._move_to(data.HIGH_VOLUME_API_BASE_URL)
+            self._pixels = data._get_state().cloud_api_resource_raw
+            self._move_to(data.DEFAULT_CLOUD_API_BASE_URL)  # without an address it would stay where it is
 
-    def use_standard(self) -> None:
-        """Send what follows to the endpoint for few large requests again: questions belong there."""
-        if self._high_volume:
-            self._move_to(None)
-            self._high_volume = False
-
-    def _move_to(self, url: str | None) -> None:
+    def _move_to(self, url: str) -> None:
         with translated(self.api):
             self.api.Initialize(url=url, project=self.project or None)
         _take_over_answers(self)

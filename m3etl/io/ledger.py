@@ -162,11 +162,13 @@ class Ledger:
         """
         return self._records(f"state = 'planned' AND chip_id IN ({_marks(chip_ids)})", chip_ids)
 
-    def open_rows(self, after: int, limit: int = 1000) -> list[ChipRecord]:
-        """Up to `limit` chosen chips whose pixels are still to be fetched, in order of row, from beyond row `after`."""
+    def open_rows(self, after: int, limit: int = 1000, *, until: int = 2**62) -> list[ChipRecord]:
+        """Up to `limit` chosen chips whose pixels are still to be fetched, in order of row, beyond row `after` and
+        below `until`.
+        """
         found: list[ChipRecord] = []
         while len(found) < limit:
-            numbers = self._open_numbers(after, max(limit, batch_chips) if self._chooses else limit)
+            numbers = self._open_numbers(after, max(limit, batch_chips) if self._chooses else limit, until)
             if not numbers:
                 break
             after = numbers[-1][1]
@@ -404,11 +406,11 @@ class Ledger:
     def _chooses(self) -> bool:
         return self.chosen != everything
 
-    def _open_numbers(self, after: int, limit: int) -> list[Row]:
+    def _open_numbers(self, after: int, limit: int, until: int = 2**62) -> list[Row]:
         return self.file.all(
             "SELECT number, row, lon, lat, kind, reason FROM chips "
-            "WHERE state = 'planned' AND row IS NOT NULL AND row > ? ORDER BY row LIMIT ?",
-            (after, limit),
+            "WHERE state = 'planned' AND row IS NOT NULL AND row > ? AND row < ? ORDER BY row LIMIT ?",
+            (after, until, limit),
         )
 
     def _records(self, condition: str, values: Sequence[Any]) -> list[ChipRecord]:

@@ -21,11 +21,10 @@ from m3etl.spec.jobs import ChipScenes
 from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import Candidate, utc_ms
 from m3etl.stages.decisions import PlanChip
+from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout, check_catalogue, read_layout_of
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import ScenePlanner
-from m3etl.stages.scheduling import wave_chips
-from m3etl.stages.summary import Progress
 from m3etl.stages.tile import create_store_of
 
 planned_at_once = 4096
@@ -72,22 +71,14 @@ def open_addition(campaign: Campaign, ledger: Ledger) -> Iterator[tuple[Campaign
         yield added, own, read_layout_of(own)
 
 
-def plan_addition_wave(
-    base: Ledger, own: Ledger, planner: ScenePlanner, stop: threading.Event, progress: Progress
-) -> bool:
-    """Decide about the next chips, as many as make a wave; False when none is left."""
-    planned = 0
-    while planned < wave_chips and not stop.is_set():
-        rows = waiting_with_rows(own, planned_at_once)
-        if not rows:
-            break
-        progress.start("scenes", len(rows))
-        planner.plan([_around_anchor(row, base.scenes_of(row.chip_id)) for row in rows])
-        progress.finish()
+def plan_addition(
+    base: Ledger, own: Ledger, planner: ScenePlanner, stop: threading.Event, feed: Feed | None = None
+) -> None:
+    """Decide about all chips; returns early when `stop` is set. feed: takes chips whose pixels may be fetched."""
+    while not stop.is_set() and (rows := waiting_with_rows(own, planned_at_once)):
+        planner.plan([_around_anchor(row, base.scenes_of(row.chip_id)) for row in rows], feed)
         if not stop.is_set() and own.states([rows[0].chip_id])[rows[0].chip_id] is ChipState.WAITING:
             raise RemoteError(f"nothing was decided about {len(rows)} chips", hint="Run the same command again.")
-        planned += len(rows)
-    return planned > 0
 
 
 def finish_addition(campaign: Campaign, ledger: Ledger, layout: Layout) -> Layout:

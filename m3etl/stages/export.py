@@ -15,18 +15,21 @@ from typing import Any
 from m3etl.campaign import Campaign, locked
 from m3etl.errors import InputError
 from m3etl.io.earthengine import Session
-from m3etl.io.flow import FlowCounts
-from m3etl.io.ledger import Chosen, Ledger, open_ledger
+from m3etl.io.flow import FlowCounts, Quota
+from m3etl.io.journal import journal_name
+from m3etl.io.ledger import ChipState, Chosen, Ledger, open_ledger
+from m3etl.io.lots import open_lots
 from m3etl.stages.additions import (
     begin_addition,
     begun_addition,
     check_addable,
     finish_addition,
     open_addition,
-    plan_addition_wave,
+    plan_addition,
 )
 from m3etl.stages.budget import make_meter, over_budget, read_figures, share_of_part
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
+from m3etl.stages.feeding import Feed, Planning
 from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
 from m3etl.stages.layout import Layout, fix_layout, further_specs, read_layout_of, with_catalogue
 from m3etl.stages.ledgers import describe_addition
@@ -38,11 +41,12 @@ from m3etl.stages.scheduling import (
     form_open_lots,
     read_plan_into,
     settle_lot,
-    waves,
     write_rows_to_plan,
 )
 from m3etl.stages.summary import Progress, Summary
 from m3etl.stages.tile import Sealer
+
+_Plan = Callable[[Callable[[Sequence[int]], None], Feed | None], None]  # of where final shards and decided chips go
 
 
 def run_export(
@@ -144,6 +148,9 @@ class _Export:
         self._additions: list[dict[str, Any]] = []
         self._landed = 0
         self._bytes = 0
+        self._planned = 0
+        options = campaign.config.export
+        self._quota = Quota(per_second=options.requests_per_second, in_flight=options.max_in_flight)
 
     def run(self, modalities: Sequence[str], region: str | None, *, retry_failed: bool) -> Summary:
         layout = fix_layout(self._campaign, self._ledger, modalities, lambda: count_planned(self._campaign))
@@ -203,17 +210,17 @@ class _Export:
             )
 
     def _work(self, work: _Work) -> None:
-        """Wave by wave, scenes are fixed and pixels fetched, first with what an earlier run left open."""
-        planner = self._planner(work)
-        for number, wave in enumerate(waves(work.ledger)):
-            if number:
-                self._session.use_standard()
-            for lot in wave:
+        """Scenes are fixed lot by lot; pixels are fetched beside it, first those that an earlier run left open."""
+        lots = open_lots(work.ledger)
+
+        def plan(hand_over: Callable[[Sequence[int]], None], feed: Feed | None) -> None:
+            planner = self._planner(work)
+            for lot in lots:
                 if not self._stop.is_set():
-                    settle_lot(work.ledger, lot, planner, work.layout, self._stop, self._progress)
-            if work.campaign.config.export.lane != "batch":  # region tiles are cut when all their chips are known
-                self._fetch(work)
-        self._fetch(work)
+                    settle_lot(work.ledger, lot, planner, work.layout, self._stop, feed)
+                    hand_over(work.ledger.ready_shards())
+
+        self._fetch(work, plan if lots else None, sum(lot.size for lot in lots))
 
     def _add(self) -> Layout:
         """Bring the arrays of the addition that has begun to every row; returns the layout of the campaign then."""
@@ -221,13 +228,11 @@ class _Export:
             self._progress.say(f"adding {', '.join(layout.specs)} to the rows that are there")
             work = _Work(campaign=campaign, ledger=own, layout=layout)
             work.seal_ready()
-            planner = self._planner(work)
-            self._session.use_standard()
-            while plan_addition_wave(self._ledger, own, planner, self._stop, self._progress):
-                if campaign.config.export.lane != "batch":
-                    self._fetch(work)
-                    self._session.use_standard()
-            self._fetch(work)
+
+            def plan(hand_over: Callable[[Sequence[int]], None], feed: Feed | None) -> None:
+                plan_addition(self._ledger, own, self._planner(work), self._stop, feed)
+
+            self._fetch(work, plan, own.counts().get(ChipState.WAITING, 0))
             shards, sealed = own.shard_counts()
             self._additions.append(describe_addition(own))
             done = sealed == shards
@@ -246,34 +251,58 @@ class _Export:
             counts=self._planning,
             meter=self._meter,
             stop=self._stop,
-            on_planned=lambda count: self._progress.advance(count, requests=self._planning.requests),
+            on_planned=self._note_planned,
             base_wait_s=self._base_wait_s,
-            journal=work.campaign.raw_path / "planning.jsonl",
+            journal=work.campaign.raw_path / journal_name,
             block_chips=block_chips_of(work.campaign, tuple(work.layout.specs.values())),
+            quota=self._quota,
         )
 
-    def _fetch(self, work: _Work) -> None:
+    def _note_planned(self, count: int) -> None:
+        self._planned += count
+        is_alone = self._campaign.config.export.lane == "batch"
+        self._progress.advance(count if is_alone else 0, scenes=self._planned, questions=self._planning.requests)
+
+    def _fetch(self, work: _Work, plan: _Plan | None, planned: int) -> None:
+        """Run `plan`, which decides about `planned` chips, and fetch what is open; both at once in the pixel lane."""
         if self._stop.is_set():
             return
         work.ledger.landing_segment = -1
         sealing = SealingThread(work.sealer())
-        todo = work.ledger.open_count()
         try:
             sealing.put(work.ledger.ready_shards())
-            if todo or work.campaign.config.export.lane == "batch":  # tasks may be left to tidy up
-                with self._open_lane(work, sealing.put) as lane:
-                    self._progress.start("pixels", todo)
-                    try:
-                        lane.run()
-                    finally:
-                        self._landed += 0 if work.campaign.addition else lane.landed
-                        self._bytes += lane.nbytes
+            if work.campaign.config.export.lane == "batch":  # region tiles are cut when all their chips are known
+                if plan is not None:
+                    self._progress.start("scenes", planned)
+                    plan(sealing.put, None)
                     self._progress.finish()
+                if not self._stop.is_set():
+                    self._run_lane(work, sealing.put, work.ledger.open_count())
+                return
+            todo = work.ledger.open_count() + planned
+            if todo:
+                self._session.use_high_volume()
+                planning = Planning(lambda feed: plan and plan(sealing.put, feed), stop=self._stop)
+                self._run_lane(work, sealing.put, todo, planning)
         finally:
             sealing.close()
 
+    def _run_lane(
+        self, work: _Work, hand_over: Callable[[Sequence[int]], None], todo: int, planning: Planning | None = None
+    ) -> None:
+        # What the lane finds open when it is made does not come by the feed, so planning begins afterwards.
+        with self._open_lane(work, hand_over, planning.feed if planning else None) as lane:
+            self._progress.start("pixels", todo)
+            try:
+                with planning or contextlib.nullcontext():
+                    lane.run()
+            finally:
+                self._landed += 0 if work.campaign.addition else lane.landed
+                self._bytes += lane.nbytes
+            self._progress.finish()
+
     def _open_lane(
-        self, work: _Work, hand_over: Callable[[Sequence[int]], None]
+        self, work: _Work, hand_over: Callable[[Sequence[int]], None], feed: Feed | None
     ) -> contextlib.AbstractContextManager[Lane]:
         shared: dict[str, Any] = {
             "campaign": work.campaign,
@@ -291,8 +320,7 @@ class _Export:
             from m3etl.stages.batch import open_batch_lane
 
             return open_batch_lane(**shared)
-        self._session.use_high_volume()
-        return contextlib.closing(PixelLane(**shared))
+        return contextlib.closing(PixelLane(**shared, feed=feed, quota=self._quota))
 
     def _record_run(self) -> None:
         self._meter.close()

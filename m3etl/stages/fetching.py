@@ -1,9 +1,10 @@
-"""The pixel lane of `export` at work: jobs from the ledger, requests through the flow, whole chips into segments and
-ledger, shards sealed beside it.
+"""The pixel lane of `export` at work: jobs from the ledger and from planning, requests through the flow, whole chips
+into segments and ledger, shards sealed beside it.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,15 @@ from m3etl.io.assembly import Chips
 from m3etl.io.blocks import block_sides, largest_block
 from m3etl.io.bodies import RequestBodies
 from m3etl.io.earthengine import Session
-from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace
+from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace, Quota
 from m3etl.io.ledger import Ledger
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, check_bytes
 from m3etl.spec.budget import pixel_lane
+from m3etl.spec.jobs import ChipScenes
 from m3etl.spec.modality import ArraySpec
+from m3etl.stages.feeding import Feed
 from m3etl.stages.landing import Landing
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
@@ -45,7 +48,8 @@ class Lane(Protocol):
 class PixelLane:
     """Requests of all open chips through one flow; answers go to segments, then to the ledger, then to the sealer.
 
-    hand_over: takes the shards that became final. landed, nbytes: chips and bytes of this run so far.
+    feed: chips that are decided while others are fetched. hand_over: takes the shards that became final. landed,
+    nbytes: chips and bytes of this run so far.
     """
 
     def __init__(
@@ -61,9 +65,14 @@ class PixelLane:
         stop: threading.Event,
         base_wait_s: float = 1.0,
         meter: Metering | None = None,
+        feed: Feed | None = None,
+        quota: Quota | None = None,
     ) -> None:
         self._campaign = campaign
         self._session = session
+        self._feed = feed
+        self._quota = quota
+        self._row_end = ledger.row_end()
         self._ledger = ledger
         self._layout = layout
         self._counts = counts
@@ -105,6 +114,7 @@ class PixelLane:
             stop=self._stop,
             on_tick=self._tick,
             is_serving=self._session.serves_pixels,
+            quota=self._quota,
         )
         try:
             flow.run(self._chips.start(self._jobs()))
@@ -115,21 +125,26 @@ class PixelLane:
     def close(self) -> None:
         self._landing.close()
 
-    def _jobs(self) -> Iterator[PixelJob]:
+    def _jobs(self) -> Iterator[PixelJob | None]:
         check_every = self._campaign.config.export.check_every
-        after, position = -1, 0
-        while True:
-            records = self._ledger.open_rows(after)
-            if not records:
-                return
-            for record in records:
-                yield PixelJob(
-                    chip=grid_of(record.chip_id),
-                    specs=self._layout.specs,
-                    scenes=record.scenes.arrays,
-                    check=check_every > 0 and position % check_every == 0,
-                )
-                position += 1
+        position = 0
+        for scenes in itertools.chain(self._left_open(), self._feed or ()):
+            if scenes is None:
+                yield None
+                continue
+            yield PixelJob(
+                chip=grid_of(scenes.chip_id),
+                specs=self._layout.specs,
+                scenes=scenes.arrays,
+                check=check_every > 0 and position % check_every == 0,
+            )
+            position += 1
+
+    def _left_open(self) -> Iterator[ChipScenes]:
+        """What an earlier run has left open; chips that get their row in this one come by the feed."""
+        after = -1
+        while records := self._ledger.open_rows(after, until=self._row_end):
+            yield from (record.scenes for record in records)
             after = records[-1].row
 
     def _send(self, request: PixelRequest) -> tuple[Piece, ...]:
@@ -188,15 +203,18 @@ class SealingThread:
         self._sealer = sealer
         self._queue: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._seen: set[int] = set()
+        self._lock = threading.Lock()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="m3etl-seal", daemon=True)
         self._thread.start()
 
     def put(self, shards: Sequence[int]) -> None:
-        for shard in shards:
-            if shard not in self._seen:
-                self._seen.add(shard)
-                self._queue.put(shard)
+        """Shards that are final; each is sealed once however often it is named. For any thread."""
+        with self._lock:
+            fresh = [shard for shard in shards if shard not in self._seen]
+            self._seen.update(fresh)
+        for shard in fresh:
+            self._queue.put(shard)
 
     def close(self) -> None:
         self._queue.put(None)

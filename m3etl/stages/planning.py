@@ -1,15 +1,17 @@
 """Fixes the scenes of chips: asks Earth Engine in batches, decides by the recorded rule, and writes the decisions to
 the ledger.
 
-Places (chips, or blocks of neighbouring chips) go through in waves. In a wave all places are asked about at once, turn
-by turn: first their preferred year, then what belongs to the anchors that were found, together with the other years of
-the places that still lack one. Where a scene of each season is wanted, the seasons of the anchor's year come between.
+Places (chips, or blocks of neighbouring chips) go through one after the other, many at a time: first their preferred
+year is asked about, then what belongs to the anchor that was found, or the other years where none was. Where a scene of
+each season is wanted, the seasons of the anchor's year come between. A question holds whatever is to be asked just
+then, so what is decided about a place never hangs on which others it was asked with.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from m3etl.campaign import ExportConfig
 from m3etl.errors import AuthenticationError, RemoteError
 from m3etl.io.blocks import block_of
 from m3etl.io.earthengine import Session
-from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace, of_the_service
+from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace, Quota, of_the_service
 from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import Ledger, PlannedChip
 from m3etl.io.metering import Metering, Unmetered
@@ -33,9 +35,11 @@ from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
 from m3etl.spec.search import Round, Search, rounds_of
 from m3etl.stages.decisions import Decision, PlanChip
+from m3etl.stages.feeding import Feed
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
 few_places = 3  # so few may fail alone without anything being wrong with the service
+journal_answers = 4096  # kept before those that are used up are dropped
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
 quick_answer_s = 30.0  # the service works for at most 300 s on a question
 question_bytes = 256 * 1024
@@ -44,7 +48,7 @@ question_bytes = 256 * 1024
 @dataclass(slots=True, eq=False)
 class _Place:
     """One chip or block with its search. anchor: found or settled for; final: nothing is left to be asked or decided
-    about the anchor; done: recorded.
+    about the anchor; pending: things that are asked and not answered; done: recorded.
     """
 
     grid: ChipGrid
@@ -52,6 +56,7 @@ class _Place:
     search: Search
     anchor: Candidate | None = None
     final: bool = False
+    pending: int = 0
     done: bool = False
 
 
@@ -83,6 +88,35 @@ class _Question:
         return [item.place for item in self.items if item.asked is None]
 
 
+class _Selection:
+    """How far the planning of some places is. Used from the coordinating thread and the one that takes answers in.
+
+    fresh: places not begun; open: begun and not done; items: to be asked; out: questions that are not answered; lost:
+    open places about which nothing is left to be asked; known: answers of a run that was broken off.
+    """
+
+    def __init__(
+        self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]], feed: Feed | None = None
+    ) -> None:
+        self.places = self.left = len(places)
+        self.fresh = deque(places)
+        self.open: set[_Place] = set()
+        self.items: deque[_Item] = deque()
+        self.lost: list[_Place] = []
+        self.out = self.journaled = 0
+        self.known = known
+        self.feed = feed
+        self.lock = threading.Lock()
+
+    def finish(self, places: Iterable[_Place]) -> None:
+        """Places that are recorded."""
+        with self.lock:
+            for place in places:
+                place.done = True
+                self.left -= 1
+                self.open.discard(place)
+
+
 class _BatchSize:
     """Items per question: doubles while answers come quickly, and stays below what was too much."""
 
@@ -90,14 +124,14 @@ class _BatchSize:
         self._size = max(1, start)
         self._most = self._size * most_growth
 
-    def cut(self, items: Sequence[_Item]) -> Iterator[_Question]:
-        """Questions about all items, of even size; the size may change on the way."""
-        start = 0
-        while start < len(items):
-            left = len(items) - start
-            even = -(-left // max(1, -(-left // min(self._size, max(least_items, -(-len(items) // least_questions))))))
-            yield _Question(items=tuple(items[start : start + even]))
-            start += even
+    @property
+    def now(self) -> int:
+        """Items of a question."""
+        return self._size
+
+    def at_first(self, places: int) -> int:
+        """Items of a question while not all of so many places are begun."""
+        return min(self._size, max(least_items, -(-places // least_questions)))
 
     def answered(self, count: int, seconds: float) -> None:
         """A question about so many items took so long."""
@@ -134,6 +168,7 @@ class ScenePlanner:
         meter: Metering | None = None,
         journal: Path | None = None,
         block_chips: int = 1,
+        quota: Quota | None = None,
     ) -> None:
         self._session = session
         self._ledger = ledger
@@ -145,7 +180,6 @@ class ScenePlanner:
         self._years = years
         self._must_have_scene = must_have_scene
         self._wants_dates = any(spec.recipe in recipes_of_dates for spec in specs)
-        self._known_answers: dict[str, tuple[Candidate, ...]] = {}
         self._wants_sentinel2 = any(spec.modality == "sentinel2" for spec in specs)
         self._counts = counts
         self._stop = stop
@@ -154,29 +188,33 @@ class ScenePlanner:
         self._meter = meter or Unmetered()
         self._journal = AnswerJournal(journal) if journal is not None else None
         self._block_chips = block_chips
+        self._quota = quota
         self._size = _BatchSize(config.plan_batch)
         self._questions = Questions(
             session.api, self._specs, candidates=config.candidates, gap_days=config.s1_max_gap_days
         )
         self.unanswered: list[Failure] = []
-        self._answered: set[bool] = set()  # of the flow that runs: whether scenes, whether companions were told
+        self._work = _Selection([], {})
+        self._answered: set[bool] = set()  # what was answered: companions, scenes
         self._asked_about = 0
 
-    def plan(self, chips: Sequence[PlanChip]) -> None:
-        """Decide about every chip and record it. Raises RemoteError when the service could not be asked about some."""
+    def plan(self, chips: Sequence[PlanChip], feed: Feed | None = None) -> None:
+        """Decide about every chip and record it; then those with scenes go into `feed`, which holds planning back while
+        it is full. Raises RemoteError when the service could not be asked about some.
+        """
         places = self._places(chips)
-        known = self._known({place.grid.chip_id for place in places})
-        size = max(1, self._config.plan_batch) * wave_batches
-        for start in range(0, len(places), size):
-            if self._stop.is_set():
-                return
-            self._plan_wave(places[start : start + size], known)
+        self._work = _Selection(places, self._known({place.grid.chip_id for place in places}), feed)
+        self._answered, self._asked_about = set(), len(places)
+        if places and not self._stop.is_set():
+            self._ask()
         if self.unanswered:
             failure = self.unanswered[0]
             raise RemoteError(
                 f"{len(self.unanswered)} planning requests failed for good, the first with: {failure.message}",
                 hint="Run the same command again; what is planned already is kept.",
             )
+        if self._journal and not self._stop.is_set():
+            self._journal.keep(self._work.known)  # of places that this selection was not about
 
     def _known(self, names: Set[str]) -> dict[str, tuple[Candidate, ...]]:
         """Answers of a run that was broken off, about places that are still to be planned."""
@@ -205,29 +243,52 @@ class ScenePlanner:
         )
         return Search(key=grid.chip_id, rule=self._rule, rounds=rounds, wish_ms=chip.wish_ms)
 
-    # --- a wave -------------------------------------------------------------------------------------------------------
+    # --- what is asked next -------------------------------------------------------------------------------------------
 
-    def _plan_wave(self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]]) -> None:
-        self._known_answers = known
-        for place in places:
-            place.anchor = place.chips[0].anchor
-            place.final = place.anchor is not None or not self._wants_sentinel2
-            for asked in place.search.rounds:
-                found = known.pop(self._key(place, asked), None)
-                if found is not None:
-                    place.search.answers[asked] = found
-        while not self._stop.is_set() and not self.unanswered:
-            items = [item for place in places for item in self._next_items(place)]
-            self._settle_unusable(places)
-            if not items:
-                break
-            self._ask(items)
-        if self._journal and not self._stop.is_set() and not self.unanswered:
-            self._journal.keep(known)  # of places that this wave was not about
+    def _to_ask(self) -> Iterator[_Question | None]:
+        """Questions until every place is done; None while there is nothing to be asked. A small one waits for others as
+        long as answers are due that more questions may follow from.
+        """
+        work = self._work
+        while not self.unanswered:
+            size = self._size.at_first(work.places) if work.fresh else self._size.now
+            with work.lock:
+                while work.fresh and len(work.items) < size and self._may_begin():
+                    self._begin(work.fresh.popleft())
+            self._record_lost()
+            with work.lock:
+                if not work.left:
+                    return
+                waits = work.out and 4 * len(work.items) < 3 * size
+                items = [] if waits else [work.items.popleft() for _ in range(min(size, len(work.items)))]
+                work.out += bool(items)
+            yield _Question(items=tuple(items)) if items else None
+
+    def _may_begin(self) -> bool:
+        work = self._work
+        has_room = work.feed is None or work.feed.has_room()
+        return has_room and len(work.open) < max(1, self._config.plan_batch) * wave_batches
+
+    def _begin(self, place: _Place) -> None:
+        work = self._work
+        work.open.add(place)
+        place.anchor = place.chips[0].anchor
+        place.final = place.anchor is not None or not self._wants_sentinel2
+        for asked in place.search.rounds:
+            found = work.known.pop(self._key(place, asked), None)
+            if found is not None:
+                place.search.answers[asked] = found
+        self._advance(place)
+
+    def _advance(self, place: _Place) -> None:
+        """Whatever follows from the answers about a place, all of which are there."""
+        items = list(self._next_items(place))
+        place.pending = len(items)
+        self._work.items.extend(items)
+        if not items:
+            self._work.lost.append(place)
 
     def _next_items(self, place: _Place) -> Iterator[_Item]:
-        if place.done:
-            return
         if not place.final:
             place.anchor, missing = place.search.advance()
             if missing:
@@ -246,7 +307,7 @@ class ScenePlanner:
             return ()
         rounds = season_rounds(self._year_of(place))
         for asked in rounds.values():
-            found = self._known_answers.pop(self._key(place, asked), None)
+            found = self._work.known.pop(self._key(place, asked), None)
             if found is not None:
                 place.search.answers[asked] = found
         return tuple(asked for asked in rounds.values() if asked not in place.search.answers)
@@ -256,21 +317,21 @@ class ScenePlanner:
             return {}
         return choose_dates(self._year_of(place), place.search.answers, self._rule, place.grid.chip_id)
 
-    def _settle_unusable(self, places: Sequence[_Place]) -> None:
-        lost = [
-            item for item in places if item.final and not item.done and item.anchor is None and self._needs_anchor()
-        ]
+    def _record_lost(self) -> None:
+        """Record the places about which nothing is left to be asked as unusable."""
+        work = self._work
+        with work.lock:
+            lost, work.lost = work.lost, []
         names = [chip.chip_id for place in lost for chip in place.chips]
         if names:
             self._ledger.record_planned(PlannedChip(chip_id=name, scenes=None) for name in names)
             self._on_planned(len(names))
-        for place in lost:
-            place.done = True
+        work.finish(lost)
 
     def _needs_anchor(self) -> bool:
         return self._must_have_scene and self._wants_sentinel2
 
-    def _ask(self, items: Sequence[_Item]) -> None:
+    def _ask(self) -> None:
         pace = Pace(
             requests_per_second=self._config.requests_per_second,
             max_in_flight=min(planning_in_flight, self._config.max_in_flight),
@@ -278,7 +339,6 @@ class ScenePlanner:
             base_wait_s=self._base_wait_s,
             start_in_flight=planning_in_flight // 2,
         )
-        self._answered, self._asked_about = set(), len({item.place.grid.chip_id for item in items})
         flow: Flow[_Question] = Flow(
             send=self._send,
             land=self._land,
@@ -289,9 +349,11 @@ class ScenePlanner:
             stop=self._stop,
             on_answer=self._note_answer,
             is_serving=self._session.serves_values,
+            quota=self._quota,
+            goes_first=True,
         )
         try:
-            flow.run(self._size.cut(items))
+            flow.run(self._to_ask())
         except FlowStopped as stopped:
             raise stopped_error(stopped) from stopped
 
@@ -308,10 +370,6 @@ class ScenePlanner:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             message = f"the planning answer cannot be read: {type(error).__name__}: {error}"
             raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message)) from error
-
-    def _note_answer(self, question: _Question, seconds: float) -> None:
-        self._size.answered(len(question.items), seconds)
-        self._answered.update(item.asked is None for item in question.items)
 
     def _wanted(self, place: _Place, asked: Round) -> Wanted:
         return Wanted(
@@ -352,10 +410,15 @@ class ScenePlanner:
         if failure.kind is Kind.TOO_LARGE:
             self._size.too_much(len(items))
         middle = len(items) // 2
+        with self._work.lock:
+            self._work.out += 1
         return [_Question(items=part) for part in (items[:middle], items[middle:])]
 
     def _give_up(self, question: _Question, failure: Failure) -> None:
-        may_be_its_own = (question.items[0].asked is None) in self._answered or self._asked_about <= few_places
+        with self._work.lock:
+            self._work.out -= 1
+        of_companions = question.items[0].asked is None
+        may_be_its_own = of_companions in self._answered or self._asked_about <= few_places
         its_own = (*_about_one_place, Kind.TOO_LARGE, *(of_the_service if may_be_its_own else ()))
         if len(question.items) == 1 and failure.kind in its_own:
             place = question.items[0].place
@@ -363,18 +426,44 @@ class ScenePlanner:
                 for chip in place.chips:
                     self._ledger.record_unplannable(chip.chip_id, str(failure.kind), failure.message)
                 self._on_planned(len(place.chips))
-            place.final = place.done = True
+                self._work.finish([place])
             return
         self.unanswered.append(failure)
+
+    def _note_answer(self, question: _Question, seconds: float) -> None:
+        self._size.answered(len(question.items), seconds)
+        self._answered.update(item.asked is None for item in question.items)
 
     def _land(self, answers: Sequence[tuple[_Question, Any]]) -> None:
         for question, answer in answers:
             scenes = dict(zip(question.scenes, answer.scenes, strict=True))
             if scenes and self._journal:
                 self._journal.append({self._key(place, asked): found for (place, asked), found in scenes.items()})
-            for (place, asked), found in scenes.items():
-                place.search.answers[asked] = found
             self._record(list(zip(question.companions, answer.companions, strict=True)))
+            self._go_on(scenes)
+        self._record_lost()
+        if self._journal and self._work.journaled > journal_answers:
+            self._journal.keep(self._answers_in_use())
+
+    def _go_on(self, scenes: Mapping[tuple[_Place, Round], Sequence[Candidate]]) -> None:
+        work = self._work
+        with work.lock:
+            work.out -= 1
+            work.journaled += len(scenes)
+            for (place, asked), found in scenes.items():
+                place.search.answers[asked] = tuple(found)
+                place.pending -= 1
+                if not place.pending and not place.done:
+                    self._advance(place)
+
+    def _answers_in_use(self) -> dict[str, tuple[Candidate, ...]]:
+        work = self._work
+        with work.lock:
+            used = {
+                self._key(place, asked): found for place in work.open for asked, found in place.search.answers.items()
+            }
+            work.journaled = 0
+            return work.known | used
 
     def _record(self, answers: Sequence[tuple[_Place, Companions]]) -> None:
         origin = "archive" if self._session.local else "earthengine"
@@ -388,8 +477,9 @@ class ScenePlanner:
         if planned:
             self._ledger.record_planned(planned)
             self._on_planned(len(planned))
-        for place, _ in answers:
-            place.done = True
+            if self._work.feed is not None:
+                self._work.feed.offer([item.scenes for item in planned if item.scenes is not None])
+        self._work.finish([place for place, _ in answers])
 
     def _decision(self, place: _Place, point: int, found: Companions) -> Decision:
         return Decision(

@@ -1,5 +1,8 @@
 """From the plan to generations: the plan is read into the ledger once, cut into lots, and lot by lot scenes are fixed,
 reserves put in place of chips without a usable anchor, and rows given.
+
+A chip that is no reserve gets a row as soon as it has scenes, whatever the others do, so its pixels may be fetched
+before the lot is settled; a reserve's not before.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ import pandas as pd
 
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, NothingSelectedError, RemoteError
-from m3etl.io.ledger import Chosen, Ledger, everything
-from m3etl.io.lots import Lot, PlanRow, chips_of_lot, fix_lot, form_lots, load_plan, open_lots
+from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
+from m3etl.io.lots import Lot, PlanRow, chips_of_lot, fix_lot, form_lots, load_plan
 from m3etl.io.plan import iterate_plan
 from m3etl.io.planrows import write_plan_rows
 from m3etl.io.regions import read_region
@@ -24,12 +27,14 @@ from m3etl.spec.roworder import draws_of_cells
 from m3etl.spec.scenes import utc_ms
 from m3etl.spec.tilecounts import ChipCells
 from m3etl.stages.decisions import PlanChip
+from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.summary import Progress
 
-wave_chips = 65_536  # scenes are fixed for about so many chips before their pixels are fetched
+read_chips = 256  # decided by an earlier run, read at a time
+wait_s = 0.05
 
 
 def choose(campaign: Campaign, region: str | None, only: str) -> Chosen:
@@ -116,32 +121,22 @@ def form_open_lots(ledger: Ledger, campaign: Campaign, layout: Layout) -> int:
     )
 
 
-def waves(ledger: Ledger) -> Iterator[list[Lot]]:
-    """The open lots, as many at a time as their chips make a wave."""
-    wave: list[Lot] = []
-    for lot in open_lots(ledger):
-        wave.append(lot)
-        if sum(item.size for item in wave) >= wave_chips:
-            yield wave
-            wave = []
-    if wave:
-        yield wave
-
-
 def settle_lot(
-    ledger: Ledger, lot: Lot, planner: ScenePlanner, layout: Layout, stop: threading.Event, progress: Progress
+    ledger: Ledger, lot: Lot, planner: ScenePlanner, layout: Layout, stop: threading.Event, feed: Feed | None = None
 ) -> None:
-    """Decide about the chips of a lot and make it a generation; leaves it open when `stop` is set.
+    """Decide about the chips of a lot and make it a generation; leaves it open when `stop` is set. feed: takes chips
+    whose pixels may be fetched.
 
     Raises RemoteError where the service could not be asked about some chips; the others' decisions stay.
     """
     chips = {item.plan.chip_id: item for item in chips_of_lot(ledger, lot)}
+    open_chips = [name for name, item in chips.items() if item.state is ChipState.PLANNED]
+    _offer(ledger, [name for name in open_chips if not chips[name].plan.reserve], feed, stop)
     rows = [_reserve_row(item.plan) for item in chips.values()]
     usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
     while asked := next_to_plan(rows, usable):
-        progress.start("scenes", len(asked))
-        planner.plan([_plan_chip(chips[name].plan) for name in asked])
-        progress.finish()
+        is_certain = not chips[asked[0]].plan.reserve  # reserves are asked about alone, see next_to_plan
+        planner.plan([_plan_chip(chips[name].plan) for name in asked], feed if is_certain else None)
         if stop.is_set():
             return
         usable |= ledger.usable(asked)
@@ -155,6 +150,19 @@ def settle_lot(
         if name not in chosen and not (item.plan.reserve and usable.get(name, True))
     ]
     fix_lot(ledger, lot, [chips[name].number for name in with_rows], settled, shard_chips=layout.shard_chips)
+    _offer(ledger, [name for name in with_rows if chips[name].plan.reserve], feed, stop)
+
+
+def _offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:
+    """Chips whose scenes are recorded, as far as their pixels are not, at the pace at which they are fetched."""
+    for start in range(0, len(names), read_chips):
+        while feed is not None and not feed.has_room() and not stop.is_set():
+            stop.wait(wait_s)
+        if feed is None or stop.is_set():
+            return
+        part = names[start : start + read_chips]
+        found = {record.chip_id: record.scenes for record in ledger.open_chips(part)}
+        feed.offer([found[name] for name in part if name in found])
 
 
 def _reserve_row(plan: PlanRow) -> ReserveRow:

@@ -86,9 +86,6 @@ class FakeEarth:
     def use_high_volume(self) -> None:
         self.high_volume = True
 
-    def use_standard(self) -> None:
-        self.high_volume = False
-
     @contextmanager
     def profiled(self) -> Iterator[list[str]]:
         with self._lock:

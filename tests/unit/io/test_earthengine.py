@@ -167,6 +167,42 @@ def test_a_login_that_could_not_be_renewed_is_no_rejected_login(monkeypatch, err
     assert type(refused.value) is raised
 
 
+def test_pixels_and_questions_have_an_endpoint_each(monkeypatch, tmp_path):
+    import ee
+
+    with session_over([image], tmp_path) as session:
+        opened = []
+
+        def initialize(url, project):
+            opened.append(url)
+            state.cloud_api_resource, state.cloud_api_resource_raw = f"questions at {url}", f"pixels at {url}"
+
+        state = ee.data._get_state()
+        monkeypatch.setattr(ee, "Initialize", initialize)
+        session.use_high_volume()
+        assert opened == [], "a server of one's own has one address"
+        session.url = ""
+        session.use_high_volume()
+        session.use_high_volume()
+        assert opened == [ee.data.HIGH_VOLUME_API_BASE_URL, ee.data.DEFAULT_CLOUD_API_BASE_URL]
+        sent = []
+
+        class Resource:
+            def __init__(self, name):
+                self.name = name
+
+            def __getattr__(self, part):
+                return lambda **options: sent.append((self.name, part)) or self
+
+        session._pixels = Resource(session._pixels)
+        state.cloud_api_resource = Resource(state.cloud_api_resource)
+        monkeypatch.setattr(ee.data, "_execute_cloud_call", lambda call: {"result": 1} if "quest" in call.name else b"")
+        session.compute_pixels("{}")
+        session.compute_value("{}")
+        assert ("pixels at https://earthengine-highvolume.googleapis.com", "computePixels") in sent
+        assert ("questions at https://earthengine.googleapis.com", "compute") in sent
+
+
 def test_a_missing_client_names_the_pip_command(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ee", None)
     with pytest.raises(MissingExtraError, match="not installed") as caught, open_session(url="", project=""):

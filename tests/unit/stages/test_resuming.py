@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 import warnings
 from dataclasses import replace
 
@@ -205,28 +206,39 @@ def test_growing_the_plan_leaves_what_is_sealed_bit_for_bit(tmp_path):
     assert (store.chip_ids[24:34] != "").all(), "from the next whole shard on"
 
 
-def test_waves_change_nothing_but_the_order_of_the_work(tmp_path, monkeypatch):
-    def endpoints(what, subject, number):
-        assert earths[-1].high_volume == (what == "pixels"), "questions go to one endpoint, pixels to another"
+@pytest.mark.parametrize("block", ["", "plan", "pixels"])
+def test_whichever_is_slower_changes_nothing_but_the_order_of_the_work(tmp_path, monkeypatch, block):
+    """Rows, scenes and pixels are the same whether planning is far ahead of the pixels or the other way round."""
+    monkeypatch.setattr("m3etl.stages.feeding.chips_ahead", 4)
+
+    def trouble(what, subject, number):
+        time.sleep(0.02 if what == block else 0)
 
     made = []
-    for waves in (1, 3):
-        campaign = make_campaign(tmp_path / str(waves), make_plan(48, reserve=24), strategy="biome")
+    for slow in (False, True):
+        campaign = make_campaign(
+            tmp_path / str(slow), make_plan(48, reserve=24), strategy="biome", plan_batch=8 if slow else 50
+        )
         campaign = campaign.with_config(store=replace(campaign.config.store, lot_chips=16))
         save_config(campaign)
-        monkeypatch.setattr("m3etl.stages.scheduling.wave_chips", 48 // waves)
-        earths = [FakeEarth(lost=0.2, trouble=endpoints)]
-        assert export(campaign, earths[0]).failed == 0
+        earth = FakeEarth(lost=0.2, trouble=trouble if slow else None)
+        assert export(campaign, earth).failed == 0
+        assert earth.high_volume
         made.append(campaign)
     assert content(made[0].root) == content(made[1].root)
     assert read_status(made[1]).facts["generations"] == 3
 
 
-def test_the_first_pixels_come_before_the_last_plans(tmp_path, monkeypatch):
+def test_pixels_come_before_a_lot_is_planned(tmp_path):
     asked = []
-    campaign = make_campaign(tmp_path / "c", make_plan(48))
-    save_config(campaign.with_config(store=replace(campaign.config.store, lot_chips=16)))
-    monkeypatch.setattr("m3etl.stages.scheduling.wave_chips", 16)
-    export(campaign, FakeEarth(trouble=lambda what, subject, number: asked.append(what)))
-    assert asked.index("pixels") < len(asked) - asked[::-1].index("plan")
-    assert asked[:1] == ["plan"]
+    campaign = make_campaign(tmp_path / "c", make_plan(48), plan_batch=4, max_in_flight=4)
+
+    def trouble(what, subject, number):
+        time.sleep(0.03 if what == "plan" else 0)
+        asked.append(what)
+
+    export(campaign, FakeEarth(trouble=trouble))
+    last_question = len(asked) - asked[::-1].index("plan")
+    assert asked[0] == "plan"
+    assert asked[:last_question].count("pixels") >= 4
+    assert read_status(campaign).facts["generations"] == 1
