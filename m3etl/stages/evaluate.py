@@ -99,7 +99,7 @@ def check_labels(campaign: Campaign, labels: Sequence[str]) -> None:
         classes = [spec.name for spec in known_arrays().values() if spec.classes]
         raise InputError(
             f"not a label of this data set: {', '.join(unknown)}{did_you_mean(unknown, known)}",
-            hint=f"Labels: {', '.join([*classes, *label_names(campaign)])}.",
+            hint=f"Labels: {', '.join(dict.fromkeys([*classes, *label_names(campaign)]))}.",
         )
 
 
