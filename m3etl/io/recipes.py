@@ -191,12 +191,16 @@ def sentinel2_cloud(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     """Cloud Score+ x 100 and SCL of the anchor, nearest; code 0 of SCL (no data) is masked. scene_ids: those of the
     two that exist.
     """
+    return _cloud(spec, scene_ids, lambda image: image.select(["SCL"]))
+
+
+def _cloud(spec: ArraySpec, scene_ids: Sequence[str], classes_of: Callable[[Image], Image]) -> Image:
     bands = ee.Image.constant([0] * len(spec.bands)).rename(list(spec.bands)).selfMask()
     for scene_id in scene_ids:
         if scene_id.startswith(_cloud_score):
             bands = bands.addBands(ee.Image(scene_id).select(["cs", "cs_cdf"]).multiply(100), None, True)
         else:
-            scl = ee.Image(scene_id).select(["SCL"])
+            scl = classes_of(ee.Image(scene_id))
             bands = bands.addBands(scl.updateMask(scl.neq(0)), None, True)
     return bands
 
@@ -266,14 +270,7 @@ def worldcover(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
 
 def classified_cloud(spec: ArraySpec, scene_ids: Sequence[str]) -> Image:
     """As `sentinel2_cloud`, of level 2A scenes that may have no classification."""
-    bands = ee.Image.constant([0] * len(spec.bands)).rename(list(spec.bands)).selfMask()
-    for scene_id in scene_ids:
-        if scene_id.startswith(_cloud_score):
-            bands = bands.addBands(ee.Image(scene_id).select(["cs", "cs_cdf"]).multiply(100), None, True)
-        else:
-            scl = _with_all_bands(ee.Image(scene_id), ["SCL"])
-            bands = bands.addBands(scl.updateMask(scl.neq(0)), None, True)
-    return bands
+    return _cloud(spec, scene_ids, lambda image: _with_all_bands(image, ["SCL"]))
 
 
 Recipe = Callable[[ArraySpec, Sequence[str]], Image]

@@ -23,7 +23,7 @@ from m3etl.io.objects import Bucket, BucketPlace
 from m3etl.io.outcomes import Failure, RequestFailed
 from m3etl.spec.catalog import find_array
 from m3etl.spec.exporttasks import ExportTask, request_id
-from m3etl.spec.jobs import field_name
+from m3etl.spec.jobs import field_name, split_mark
 
 place = BucketPlace(name="a-bucket", prefix="deep/")
 Trouble = Callable[[str, Any, int], "Failure | Operation | None"]
@@ -126,6 +126,12 @@ class FakeTasks:
         os.rename(temporary, path)
 
 
+def _scenes_of(task: ExportTask, name: str, band: str) -> list[str]:
+    """The scenes that a band is made of: those of its own period where the array has several dates."""
+    marked = [split_mark(request_id) for request_id in task.scenes[name]]
+    return [scene_id for period, scene_id in marked if period in ("", band.partition("_")[0])]
+
+
 def write_export(path: Path, task: ExportTask, **changes: Any) -> None:
     """The file that an export leaves: what the pixel lane would get for each of its chips, other values elsewhere."""
     bands = [(name, band) for name in task.scenes for band in find_array(name).bands]
@@ -135,7 +141,9 @@ def write_export(path: Path, task: ExportTask, **changes: Any) -> None:
     for chip_id, column, row in task.chips:
         window = np.s_[row * task.side : (row + 1) * task.side, column * task.side : (column + 1) * task.side]
         for number, (name, band) in enumerate(bands):
-            values[number][window] = _band(find_array(name), band, (chip_id, *task.scenes[name]), rows, columns)
+            values[number][window] = _band(
+                find_array(name), band, (chip_id, *_scenes_of(task, name, band)), rows, columns
+            )
     a, b, c, d, e, f = task.affine
     profile = {
         "driver": "GTiff",

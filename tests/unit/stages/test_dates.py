@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes.earth import FakeEarth, install
+from fakes.tasks import FakeTasks
+from fakes.tasks import place as cloud_place
 
 from m3etl.campaign import ExportConfig
 from m3etl.io.flow import FlowCounts
@@ -32,6 +34,7 @@ from m3etl.spec.jobs import ArrayStatus
 from m3etl.spec.modality import physical_of
 from m3etl.spec.program import seasons
 from m3etl.spec.scenes import day_ms, utc_ms
+from m3etl.stages import batch
 from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.shardaudit import audit_shard
 from m3etl.stages.statistics import measure_store
@@ -299,6 +302,15 @@ def test_added_to_sealed_rows_they_are_what_they_would_have_been(exported, tmp_p
     np.testing.assert_array_equal(one.chip_ids, other.chip_ids)
     for name in names:
         np.testing.assert_array_equal(one.read(name, rows), other.read(name, rows), err_msg=name)
+
+
+def test_the_batch_lane_brings_the_same_dates(exported, tmp_path, monkeypatch):
+    campaign = make_campaign(tmp_path / "c", make_plan(20), lane="batch", batch_tile_px=512)
+    tasks = FakeTasks(tmp_path / "cloud")
+    monkeypatch.setattr(batch, "connect", lambda session, where, layout: (tasks, tasks.bucket()))
+    monkeypatch.setattr(batch, "_place_of", lambda campaign, session: cloud_place)
+    assert export(campaign, FakeEarth(), modalities=modalities, base_wait_s=0.001).failed == 0
+    assert content(campaign.root) == content(exported[0].root)
 
 
 def test_killed_at_any_write_the_result_is_the_same(exported, tmp_path):
