@@ -7,6 +7,7 @@ own session with the real client over a socket. The server's log says when to ki
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from m3etl.campaign import open_campaign
 from m3etl.emulator.faults import parse_faults
 from m3etl.emulator.server import running
 from m3etl.io.earthengine import open_session
+from m3etl.io.ledger import ChipState, open_ledger
 from m3etl.stages.export import run_export
 from m3etl.stages.summary import SilentProgress
 
@@ -101,12 +103,27 @@ class Log:
         return [line for line in self.lines if path in line["path"] and line["status"] == 200 and "fault" not in line]
 
 
-def kill_some(root: Path, url: str, log: Log, *, kills: int, chips: int, draw: random.Random) -> int:
-    """Lives that end by kill -9; returns how many were killed (fewer where an export got to its end)."""
+def kept_chips(root: Path) -> int:
+    """Chips whose pixels are durable and known to be."""
+    path = open_campaign(root).ledger_path
+    if not path.exists():
+        return 0
+    with contextlib.closing(open_ledger(path, to_read=True)) as ledger:
+        counts = ledger.counts()
+    return sum(counts.get(state, 0) for state in (ChipState.LANDED, ChipState.SEALED, ChipState.FAILED))
+
+
+def kill_some(root: Path, url: str, log: Log, *, kills: int, chips: int, draw: random.Random, lost: list[int]) -> int:
+    """Lives that end by kill -9; returns how many were killed (fewer where an export got to its end). lost: gets the
+    answers that each of them has cost, for they have to be asked for again.
+    """
     for killed in range(kills):
         early = draw.random() < early_kills
         log.update()
-        left = chips - len({line["digest"] for line in log.pixels()})
+        answered = len({line["digest"] for line in log.pixels()})
+        if killed:
+            lost.append(answered - kept_chips(root))
+        left = chips - answered
         before = len(log.lines) if early else len(log.pixels())
         target = before + (draw.randint(0, 20) if early else draw.randint(0, 2 * left // (kills - killed + 2)))
         delay_s = draw.random() * 0.05
@@ -135,7 +152,8 @@ def main() -> None:
         while not address.exists():
             time.sleep(0.01)
         url = address.read_text()
-        killed = kill_some(root, url, log, kills=kills, chips=chips, draw=random.Random(seed))
+        lost: list[int] = []
+        killed = kill_some(root, url, log, kills=kills, chips=chips, draw=random.Random(seed), lost=lost)
         _, status = os.waitpid(fork(live, root, url), 0)
         if status:
             raise SystemExit("the last life ended with an error")
@@ -147,6 +165,7 @@ def main() -> None:
     planning = Counter(line["digest"] for line in log.answered("value:compute"))
     report = {
         "killed": killed,
+        "most lost by a kill": max(lost, default=0),
         "chips": len(times),
         "pixels repeated": sum(times.values()) - len(times),
         "planning": len(planning),

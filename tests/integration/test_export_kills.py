@@ -1,6 +1,7 @@
 """Kill -9 at random moments of an export under faults: the next run goes on, and the data are the same to the last bit.
 
-12 kills by default; `pytest --kills 50` for more.
+12 kills by default; `pytest --kills 50` for more. What a kill makes to be asked again is bounded: requests that are at
+the service, and as many whose answers are not durable yet (see `io.flow.Flow`).
 """
 
 from __future__ import annotations
@@ -58,4 +59,5 @@ def test_killed_at_random_moments_under_faults(tmp_path, request):
     assert report["killed"] == kills, report
     assert report["chips"] == chips
     assert report["faults"] > kills / 2
-    assert report["pixels repeated"] <= 2 * in_flight * kills, "what was in flight or being written when it was killed"
+    assert report["most lost by a kill"] <= 2 * in_flight, "what was at the service, and as many being written"
+    assert report["pixels repeated"] <= 2 * in_flight * kills
