@@ -58,7 +58,7 @@ class Bench:
 
 def run(*, quick: bool = True) -> list[Row]:
     """All rows of this file; `machine` and `commit` are added by the caller."""
-    side, runs = (1536, 3) if quick else (3584, 3)
+    side, runs = (1536, 3) if quick else (2560, 3)
     folder = Path(tempfile.mkdtemp(prefix="m3etl-bench-"))
     try:
         values = landscapes.make_landscape(side)
