@@ -164,6 +164,8 @@ class TaskRunner:
         now = time.monotonic()
         self._silent_since = self._silent_since if self._refusals else now
         self._refusals += 1
+        if failure.kind is Kind.RATE and self._refusals == 1:
+            self._progress.say("Earth Engine's queue of export tasks is full: waiting for room (Ctrl-C loses nothing)")
         patient = self._refusals < most_attempts or now - self._silent_since <= patience_s
         if failure.kind is not Kind.RATE and not patient:
             raise stopped_error(FlowStopped(failure))
