@@ -298,7 +298,8 @@ class LightServer:
         self._in_flight += 1
         counts = self.counts
         counts.peak = max(counts.peak, self._in_flight)
-        counts.first_s = counts.first_s or started
+        if not request.path.endswith("/algorithms"):  # every client begins with that, and works on it for a second
+            counts.first_s = counts.first_s or started
         if request.path.endswith("image:computePixels"):
             counts.pixels_from_s = counts.pixels_from_s or started
             self._sample = request.body
