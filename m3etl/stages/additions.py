@@ -25,6 +25,7 @@ from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout, check_catalogue, read_layout_of
 from m3etl.stages.places import grid_of
 from m3etl.stages.planning import ScenePlanner
+from m3etl.stages.scheduling import offer
 from m3etl.stages.tile import create_store_of
 
 planned_at_once = 4096
@@ -74,7 +75,13 @@ def open_addition(campaign: Campaign, ledger: Ledger) -> Iterator[tuple[Campaign
 def plan_addition(
     base: Ledger, own: Ledger, planner: ScenePlanner, stop: threading.Event, feed: Feed | None = None
 ) -> None:
-    """Decide about all chips; returns early when `stop` is set. feed: takes chips whose pixels may be fetched."""
+    """Decide about all chips; returns early when `stop` is set. feed: takes chips whose pixels may be fetched, first
+    those that an earlier run has left open.
+    """
+    after = -1
+    while feed is not None and not stop.is_set() and (records := own.open_rows(after)):
+        offer(own, [record.chip_id for record in records], feed, stop)
+        after = records[-1].row
     while not stop.is_set() and (rows := waiting_with_rows(own, planned_at_once)):
         planner.plan([_around_anchor(row, base.scenes_of(row.chip_id)) for row in rows], feed)
         if not stop.is_set() and own.states([rows[0].chip_id])[rows[0].chip_id] is ChipState.WAITING:

@@ -72,7 +72,7 @@ class PixelLane:
         self._session = session
         self._feed = feed
         self._quota = quota
-        self._row_end = ledger.row_end()
+        self._row_end = 0 if campaign.addition else ledger.row_end()  # its chips have rows before they are decided
         self._ledger = ledger
         self._layout = layout
         self._counts = counts

@@ -131,7 +131,7 @@ def settle_lot(
     """
     chips = {item.plan.chip_id: item for item in chips_of_lot(ledger, lot)}
     open_chips = [name for name, item in chips.items() if item.state is ChipState.PLANNED]
-    _offer(ledger, [name for name in open_chips if not chips[name].plan.reserve], feed, stop)
+    offer(ledger, [name for name in open_chips if not chips[name].plan.reserve], feed, stop)
     rows = [_reserve_row(item.plan) for item in chips.values()]
     usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
     while asked := next_to_plan(rows, usable):
@@ -150,10 +150,10 @@ def settle_lot(
         if name not in chosen and not (item.plan.reserve and usable.get(name, True))
     ]
     fix_lot(ledger, lot, [chips[name].number for name in with_rows], settled, shard_chips=layout.shard_chips)
-    _offer(ledger, [name for name in with_rows if chips[name].plan.reserve], feed, stop)
+    offer(ledger, [name for name in with_rows if chips[name].plan.reserve], feed, stop)
 
 
-def _offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:
+def offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:
     """Chips whose scenes are recorded, as far as their pixels are not, at the pace at which they are fetched."""
     for start in range(0, len(names), read_chips):
         while feed is not None and not feed.has_room() and not stop.is_set():
