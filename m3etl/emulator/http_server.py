@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         split = urlsplit(self.path)
         path = unquote(split.path)
         with self.server.counted() as in_flight:
-            account = Account()
+            account = Account(is_wanted=self._is_connected)
             body, problem = self._read_body()
             request = Request(
                 method=self.command,
@@ -196,6 +196,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(outcome.response, truncate=outcome.truncate)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _serve  # noqa: N815
+
+    def _is_connected(self) -> bool:
+        """Whether the client has not closed its side; what it has sent meanwhile stays to be read."""
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def _read_body(self) -> tuple[bytes, Response | None]:
         """The body, or the answer to one that cannot be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,12 +49,15 @@ rate_message = "Too Many Requests: Request was rejected because the request rate
 
 @dataclass(slots=True)
 class Account:
-    """What one request cost: CPU seconds (served as EECU-seconds), bands and input scenes, bytes evaluated."""
+    """What one request cost: CPU seconds (served as EECU-seconds), bands and input scenes, bytes evaluated; and whether
+    somebody still waits for its answer.
+    """
 
     eecu_s: float = 0.0
     bands: int = 0
     scenes: int = 0
     nbytes: int = 0
+    is_wanted: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

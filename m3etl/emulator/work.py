@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 # Interactive requests: https://developers.google.com/earth-engine/guides/usage
 run_time_limit_s = 300.0
+_look_s = 1.0  # how often is looked whether the client of work that waits is still there
 
 
 @dataclass(slots=True)
@@ -23,11 +24,14 @@ class _Work:
     function: Callable[[], Any]
     done: threading.Event = field(default_factory=threading.Event)
     started_s: float | None = None
+    is_abandoned: bool = False
     cpu_s: float = 0.0
     result: Any = None
     error: BaseException | None = None
 
     def perform(self) -> None:
+        if self.is_abandoned:
+            return
         self.started_s = time.monotonic()
         cpu = time.thread_time()
         try:
@@ -52,15 +56,18 @@ class Workers:
         """Runs `function` in a worker thread and waits for it; its exceptions are raised here, its CPU time charged.
 
         Raises ServiceError 400 "Computation timed out." once it has run (not waited) longer than the limit; the thread
-        is then left to finish by itself.
+        is then left to finish by itself. ServiceError 499 where the client goes before it has begun: it never runs.
         """
         self._start()
         work = _Work(function)
         self._queue.put(work)
         limit = self._limit_s if limit_s is None else limit_s
         remaining = limit
-        while not work.done.wait(remaining):
+        while not work.done.wait(min(remaining, _look_s)):
             started = work.started_s
+            if started is None and account is not None and not account.is_wanted():
+                work.is_abandoned = True
+                raise failure(499, "The client has closed the connection.")
             remaining = limit if started is None else limit - (time.monotonic() - started)
             if remaining <= 0:
                 raise failure(400, "Computation timed out.")

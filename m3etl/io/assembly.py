@@ -107,7 +107,7 @@ class Chips:
             return split_block(request)
         if failure.kind is Kind.NO_DATA and len(request.arrays) == 1:
             return _less(open_chips, request, request.arrays, ArrayStatus.NO_SCENE)
-        return halves(request) if failure.kind in (Kind.NO_DATA, Kind.TOO_LARGE) else None
+        return halves(request) if failure.kind in (Kind.NO_DATA, Kind.TOO_LARGE, Kind.DEADLINE) else None
 
     def give_up(self, request: PixelRequest, failure: Failure) -> None:
         """A request failed for good, and its chips with it."""

@@ -350,7 +350,7 @@ def translated(api: Any) -> Iterator[None]:
         raise RequestFailed(_of_client_error(error)) from error
     except TimeoutError as error:
         raise RequestFailed(
-            Failure(kind=Kind.NETWORK, message=f"no answer within the deadline: {_reason(error)}")
+            Failure(kind=Kind.DEADLINE, message=f"no answer within the deadline: {_reason(error)}")
         ) from error
     except ConnectionError as error:
         kind, what = (

@@ -25,7 +25,8 @@ longest_wait_s = 60.0  # of our own; a Retry-After of the service's is kept to b
 longest_pause_s = 900.0
 least_tries = 3  # one slow answer may outlast the patience; it says little before it was asked for again
 trial_every_s = 1.0
-of_the_service = frozenset({Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK})  # what one that is down answers to everything
+# What a service that is down answers to everything.
+of_the_service = frozenset({Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.DEADLINE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,8 +184,8 @@ class Flow(Generic[Request]):
 
     send: called in worker threads, returns the checked answer or raises RequestFailed. land: called in one writer
     thread with a batch of (request, answer), returns once they are durable. split: requests that replace one which is
-    too large, lacks a source or has failed for good, empty when nothing of it is left to ask for, None when it can't be
-    split. give_up: called in the coordinating thread for a request that has failed for good and can't be split.
+    too large or too slow, lacks a source or has failed for good, empty when nothing of it is left to ask for, None when
+    it can't be split. give_up: called in the coordinating thread for a request that can't be split and failed for good.
     on_answer: called there with a request and the seconds that its answer took. on_tick: after every outcome.
     is_serving: called in a worker thread, asks the service for the least there is and returns whether it answered. With
     it, failures of the service (5xx, lost connections) count against no request while nothing comes through, and a
@@ -427,7 +428,7 @@ class Flow(Generic[Request]):
             self._ready.extend(_Try(part) for part in parts)
 
     def _retry(self, attempt: _Try[Request], failure: Failure, reaction: Reaction, now: float) -> None:
-        if failure.kind is Kind.RATE:
+        if failure.kind in (Kind.RATE, Kind.DEADLINE):
             self._limit.refused(sent_at=attempt.sent_at, now=now)
         elif failure.kind is Kind.CAPACITY:
             self._limit.refused(sent_at=attempt.sent_at, now=now, factor=0.8)
@@ -448,6 +449,11 @@ class Flow(Generic[Request]):
         if attempt.attempts >= self._pace.max_attempts or nothing_else:
             self._replace(attempt.request, failure)
             return
+        if failure.kind is Kind.DEADLINE:
+            parts = self._split(attempt.request, failure)
+            if parts is not None:  # what they were part of was asked for as often
+                self._ready.extend(_Try(part, attempt.attempts, attempt.refusals) for part in parts)
+                return
         self.counts.retries += 1
         tries = min(attempt.attempts + attempt.refusals, 10)
         wait = self._jitter.random() * min(longest_wait_s, self._pace.base_wait_s * 2.0 ** (tries - 1))

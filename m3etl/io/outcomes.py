@@ -22,6 +22,7 @@ class Kind(StrEnum):
     CAPACITY = "capacity"
     TRANSIENT = "transient"
     NETWORK = "network"
+    DEADLINE = "deadline"  # no answer in time: the service is slow, or this is much to ask for
     UNREACHABLE = "unreachable"  # no connection came about, so it is no fault of what was to be asked
     WRONG = "wrong"
     TOO_LARGE = "too_large"
@@ -50,6 +51,7 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.CAPACITY: Reaction.RETRY,
     Kind.TRANSIENT: Reaction.RETRY,
     Kind.NETWORK: Reaction.RETRY,
+    Kind.DEADLINE: Reaction.RETRY,
     Kind.UNREACHABLE: Reaction.WAIT,
     Kind.WRONG: Reaction.RETRY,
     Kind.TOO_LARGE: Reaction.SPLIT,
@@ -61,7 +63,17 @@ reactions: Mapping[Kind, Reaction] = {
     Kind.CANCELLED: Reaction.GIVE_UP,
 }
 retry_may_help = frozenset(
-    {Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.UNREACHABLE, Kind.WRONG, Kind.AUTH, Kind.CANCELLED}
+    {
+        Kind.RATE,
+        Kind.CAPACITY,
+        Kind.TRANSIENT,
+        Kind.NETWORK,
+        Kind.DEADLINE,
+        Kind.UNREACHABLE,
+        Kind.WRONG,
+        Kind.AUTH,
+        Kind.CANCELLED,
+    }
 )
 
 

@@ -8,6 +8,7 @@ looked up by name over a masked stand-in, so a missing quality band is "unknown"
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,15 +126,17 @@ class Questions:
         self._candidates = candidates
         self._gap_days = gap_days
         self._encoded: dict[Any, str] = {}
+        self._lock = threading.Lock()  # several threads would only make the same text at the same time
 
     def expression(self, wanted: Sequence[Wanted], anchored: Sequence[Anchored]) -> str:
         """The JSON of one expression."""
         kinds = _by_kind(wanted)
         levels = tuple(sorted({item.other_level for item in anchored if item.other_level}))
         key = (tuple(kinds), bool(anchored), levels)
-        text = self._encoded.get(key)
-        if text is None:
-            text = self._encoded[key] = self._encode([wanted[numbers[0]] for numbers in kinds.values()], *key)
+        with self._lock:
+            text = self._encoded.get(key)
+            if text is None:
+                text = self._encoded[key] = self._encode([wanted[numbers[0]] for numbers in kinds.values()], *key)
         for name, numbers in kinds.items():
             text = _with_places(text, name, [_place(wanted[number].chip, _times(wanted[number])) for number in numbers])
         return _with_places(text, companions_part, [_place(item.chip, _moments(item)) for item in anchored])

@@ -43,6 +43,8 @@ from m3etl.stages.scheduling import (
     settle_lot,
     write_rows_to_plan,
 )
+from m3etl.stages.sealingprocess import SealingProcess
+from m3etl.stages.shardwork import Performs, seal_work
 from m3etl.stages.summary import Progress, Summary
 from m3etl.stages.tile import Sealer
 
@@ -110,8 +112,8 @@ class _Work:
     ledger: Ledger
     layout: Layout
 
-    def sealer(self) -> Sealer:
-        return Sealer(self.campaign, self.ledger, self.layout)
+    def sealer(self, perform: Performs = seal_work) -> Sealer:
+        return Sealer(self.campaign, self.ledger, self.layout, perform)
 
     def seal_ready(self) -> None:
         """Seal what a killed run left."""
@@ -144,6 +146,7 @@ class _Export:
         if campaign.part is not None and budget_eecu_hours is not None:
             progress.say(f"this part stops at its share of the budget, {budget_eecu_hours:.4g} EECU-hours")
         self._meter = make_meter(campaign, session, ledger, budget_eecu_hours=budget_eecu_hours, on_over=self._stop.set)
+        self._sealing = SealingProcess()
         self._started = time.monotonic()
         self._additions: list[dict[str, Any]] = []
         self._landed = 0
@@ -170,6 +173,7 @@ class _Export:
                 if not begun_addition(self._ledger):  # else it is not finished, as this run is to stop
                     self._extend(layout, modalities, retry_failed=retry_failed)
             finally:
+                self._sealing.close()
                 self._record_run()
                 if whole:
                     write_rows_to_plan(self._campaign, [self._ledger])
@@ -268,7 +272,7 @@ class _Export:
         if self._stop.is_set():
             return
         work.ledger.landing_segment = -1
-        sealing = SealingThread(work.sealer())
+        sealing = SealingThread(work.sealer(self._sealing.seal))
         try:
             sealing.put(work.ledger.ready_shards())
             if work.campaign.config.export.lane == "batch":  # region tiles are cut when all their chips are known

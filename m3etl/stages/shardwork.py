@@ -4,7 +4,7 @@ needs is told, so that any process which sees the campaign can do it; doing it t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -42,6 +42,9 @@ class ShardWork:
     records: tuple[ChipRecord, ...]
     old_rows: tuple[ChipRecord, ...] = ()
     threads: int = 0
+
+
+Performs = Callable[[ShardWork], tuple[int, int]]  # what `seal_work` is
 
 
 def seal_work(work: ShardWork) -> tuple[int, int]:

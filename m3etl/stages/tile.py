@@ -19,7 +19,7 @@ from m3etl.io.workers import open_workers
 from m3etl.stages.layout import Layout, read_layout_of
 from m3etl.stages.ledgers import open_ledgers
 from m3etl.stages.scheduling import write_rows_to_plan
-from m3etl.stages.shardwork import ShardWork, seal_work, stored_vector, valid_fraction
+from m3etl.stages.shardwork import Performs, ShardWork, seal_work, stored_vector, valid_fraction
 from m3etl.stages.summary import Progress, Summary
 
 __all__ = ["Layout", "Sealer", "read_layout_of", "run_tile", "stored_vector", "valid_fraction"]
@@ -70,10 +70,17 @@ def _sealed(sealer: Sealer, shards: Sequence[int], scheduler: str, campaign: Cam
 
 
 class Sealer:
-    """Seals shards of one campaign, one after the other."""
+    """Seals shards of one campaign, one after the other. perform: runs `seal_work`, here by default."""
 
-    def __init__(self, campaign: Campaign, ledger: Ledger, layout: Layout) -> None:
+    def __init__(
+        self,
+        campaign: Campaign,
+        ledger: Ledger,
+        layout: Layout,
+        perform: Performs = seal_work,
+    ) -> None:
         self._campaign = campaign
+        self._perform = perform
         self._ledger = ledger
         self._layout = layout
         self._created = False
@@ -85,7 +92,7 @@ class Sealer:
         """Seal one final shard and record it; returns its chips. What a killed run left of it is finished, not
         redone.
         """
-        return self.record(*seal_work(self.work(shard)))
+        return self.record(*self._perform(self.work(shard)))
 
     def work(self, shard: int, *, threads: int = 0) -> ShardWork:
         """What sealing a final shard needs; `seal_work` does it, here or elsewhere, and `record` ends it."""

@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -483,6 +484,29 @@ def test_a_computation_has_five_minutes(tmp_path: Path) -> None:
         workers.run(lambda: time.sleep(0.1))
     assert caught.value.code == 400
     assert workers.run(lambda: 5, limit_s=5.0) == 5, "waiting in line does not count"
+
+
+def test_work_whose_client_has_gone_is_not_begun(tmp_path: Path) -> None:
+    log, release = tmp_path / "log.jsonl", threading.Event()
+    body = json.dumps({"expression": constant(1)}).encode()
+    with fake_server(tmp_path, log=log) as server:
+        busy = [threading.Thread(target=server.service.workers.run, args=(release.wait,)) for _ in range(64)]
+        for thread in busy:
+            thread.start()
+        gone, patient = (http.client.HTTPConnection(*server.server_address[:2], timeout=30) for _ in range(2))
+        with closing(gone), closing(patient):
+            for connection in (gone, patient):
+                connection.request("POST", f"{base}/value:compute", body)
+            gone.close()
+            deadline = time.monotonic() + 20
+            while not log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            release.set()
+            with patient.getresponse() as answer:
+                assert answer.status == 200
+        for thread in busy:
+            thread.join()
+    assert [json.loads(line)["status"] for line in log.read_text().splitlines()] == [499, 200]
 
 
 @pytest.mark.parametrize(

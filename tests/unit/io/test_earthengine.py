@@ -29,7 +29,7 @@ answers = [
     ({"html": "<html>please log in</html>"}, Kind.TRANSIENT),
     ({"drop": True}, Kind.NETWORK),
     ({"truncate": True}, Kind.NETWORK),
-    ({"delay_ms": 1200}, Kind.NETWORK),
+    ({"delay_ms": 1200}, Kind.DEADLINE),
 ]
 
 

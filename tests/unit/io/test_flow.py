@@ -262,7 +262,9 @@ def test_a_service_that_is_not_there_counts_against_no_request():
     assert not rig.given_up
 
 
-of_a_service_that_is_down = pytest.mark.parametrize("kind", [Kind.TRANSIENT, Kind.CAPACITY, Kind.NETWORK])
+of_a_service_that_is_down = pytest.mark.parametrize(
+    "kind", [Kind.TRANSIENT, Kind.CAPACITY, Kind.NETWORK, Kind.DEADLINE]
+)
 
 
 @of_a_service_that_is_down
@@ -282,6 +284,42 @@ def test_a_long_outage_ends_the_run_and_fails_nothing(kind):
     assert caught.value.failure.kind is kind
     assert len(rig.landed) >= 17
     assert not rig.given_up
+
+
+def test_what_takes_too_long_is_asked_for_in_parts():
+    sent = []
+
+    def send(ask):
+        sent.append(ask.name)
+        if len(ask.name) > 2:
+            raise failed(Kind.DEADLINE)
+        return 1
+
+    def halves(ask, failure):
+        middle = len(ask.name) // 2
+        return [Ask(ask.name[:middle]), Ask(ask.name[middle:])] if middle else None
+
+    rig = Rig(send, split=halves, patience_s=0.0, max_attempts=4)
+    rig.flow.run(iter([Ask("abcdefgh"), Ask("ij")]))
+    assert sorted(name for name, _ in rig.landed) == ["ab", "cd", "ef", "gh", "ij"]
+    assert len(sent) == len(set(sent)), "nothing is asked for twice"
+
+
+def test_a_service_that_never_answers_ends_the_run_whatever_can_be_split():
+    asked = []
+
+    def send(ask):
+        asked.append(ask.name)
+        raise failed(Kind.DEADLINE)
+
+    def halves(ask, failure):
+        return [Ask(ask.name + "0"), Ask(ask.name + "1")]
+
+    rig = Rig(send, split=halves, is_serving=lambda: False, patience_s=0.0, max_attempts=4)
+    with pytest.raises(FlowStopped):
+        rig.run(5)
+    assert not rig.given_up
+    assert len(asked) <= 5 * 7, "halves of halves of halves are not made"
 
 
 def test_pauses_asked_for_without_end_end_the_run(monkeypatch):
