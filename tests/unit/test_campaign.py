@@ -136,7 +136,7 @@ def test_saving_changes_one_section_only(tmp_path):
 def test_paths_lie_in_the_campaign():
     campaign = Campaign(Path("c"), CampaignConfig(sample=SampleConfig(chip_px=64)))
     names = [name for name in dir(Campaign) if name.endswith("_path")]
-    assert len(names) == 9
+    assert len(names) == 10
     assert {getattr(campaign, name).parent for name in names} == {Path("c")}
     assert campaign.chip_m == 640.0
 
