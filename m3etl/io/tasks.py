@@ -50,7 +50,7 @@ task_tables = (
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRecord:
     """One task as recorded. since: seconds since 1970 at which this attempt was asked for; absent: status of arrays
-    that were dropped from it because their images are gone.
+    that were dropped from it because their images are gone, and as `array/period` of single dates.
     """
 
     job: str
@@ -179,7 +179,9 @@ class Tasks:
         self._update(job, TaskState.FAILED, kind=kind, reason=reason)
 
     def replaced(self, job: str, tasks: Sequence[ExportTask], *, salt: str, absent: Mapping[str, str]) -> None:
-        """Other tasks bring what this one can't; arrays in `absent` come with that status and no pixels."""
+        """Other tasks bring what this one can't; what is in `absent` (see TaskRecord) comes with that status and no
+        pixels.
+        """
         with self._file.transaction() as connection:
             connection.execute(
                 "UPDATE tasks SET state = 'replaced', absent = ? WHERE job = ?",

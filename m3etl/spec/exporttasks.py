@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from m3etl.spec.jobs import split_mark
 from m3etl.spec.modality import ArraySpec
 
 # "The total file size requested ... must be less than": the service's message; larger exports become several files.
@@ -154,10 +155,22 @@ def halves(task: ExportTask) -> list[ExportTask] | None:
     return [_cropped(task, part) for part in (task.chips[:middle], task.chips[middle:])]
 
 
-def without(task: ExportTask, arrays: Sequence[str]) -> list[ExportTask]:
-    """The same task less some arrays; empty when nothing is left."""
-    left = [name for name in task.scenes if name not in arrays]
-    return [_with_arrays(task, left)] if left else []
+def without_image(task: ExportTask, asset: str) -> tuple[list[ExportTask], list[str]]:
+    """The same task less what is made of an image that has gone, and what that is: arrays, or `array/period` of those
+    of several periods that have others left. Both empty where nothing is made of it; no task where nothing is left.
+    """
+    scenes: dict[str, tuple[str, ...]] = {}
+    gone: list[str] = []
+    for name, request_ids in task.scenes.items():
+        marked = [split_mark(request_id) for request_id in request_ids]
+        periods = list(dict.fromkeys(period for period, scene_id in marked if scene_id == asset))
+        left = tuple(
+            request_id for request_id, (period, _) in zip(request_ids, marked, strict=True) if period not in periods
+        )
+        if left:
+            scenes[name] = left
+        gone += [f"{name}/{period}" for period in periods] if left else [name]
+    return ([replace(task, scenes=scenes)] if scenes and gone else []), gone
 
 
 def _parts(name: str, chips: Sequence[TaskChip]) -> dict[tuple[str, ...], list[TaskChip]]:

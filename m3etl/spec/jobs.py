@@ -80,6 +80,19 @@ class ArrayScenes:
         changed = ArrayScenes(status=ArrayStatus.SOURCE_CHANGED)
         return ArrayScenes.of_periods({**self.periods, **dict.fromkeys(gone, changed)}), gone
 
+    def made_of(self, request_ids: Sequence[str]) -> ArrayScenes:
+        """What is left when pixels were asked for with these of `request_ids`: the periods of the others have gone."""
+        if not self.periods or tuple(request_ids) == self.request_ids:
+            return self
+        asked = {split_mark(request_id)[0] for request_id in request_ids}
+        changed = ArrayScenes(status=ArrayStatus.SOURCE_CHANGED)
+        return ArrayScenes.of_periods(
+            {
+                period: changed if item.status is ArrayStatus.OK and period not in asked else item
+                for period, item in self.periods.items()
+            }
+        )
+
     def renamed(self, names: Mapping[str, str]) -> ArrayScenes:
         """The same with other scene ids."""
         return replace(

@@ -18,8 +18,8 @@ from m3etl.io.outcomes import Failure, Kind, Reaction, RequestFailed, reactions
 from m3etl.io.tasks import TaskRecord, Tasks, TaskState
 from m3etl.spec.budget import batch_lane
 from m3etl.spec.catalog import find_array
-from m3etl.spec.exporttasks import ExportTask, halves, without
-from m3etl.spec.jobs import ArrayStatus, split_mark
+from m3etl.spec.exporttasks import ExportTask, halves, without_image
+from m3etl.spec.jobs import ArrayStatus
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
 
@@ -195,13 +195,15 @@ class TaskRunner:
     def _replace(self, record: TaskRecord, failure: Failure) -> bool:
         """Put other tasks in the place of one that can't be done as it is; False where nothing smaller is left."""
         task = record.task
+        parts: list[ExportTask] | None
         absent: dict[str, str] = {}
         if failure.kind is Kind.SOURCE_CHANGED:
-            of_task = {name: [split_mark(item)[1] for item in ids] for name, ids in task.scenes.items()}
-            absent = {name: ArrayStatus.SOURCE_CHANGED for name, ids in of_task.items() if failure.asset in ids}
+            parts, gone = without_image(task, failure.asset)
+            absent = dict.fromkeys(gone, ArrayStatus.SOURCE_CHANGED)
         elif failure.kind is Kind.NO_DATA and len(task.scenes) == 1:
-            absent = dict.fromkeys(task.scenes, ArrayStatus.NO_SCENE)
-        parts = without(task, list(absent)) if absent else halves(task)
+            parts, absent = [], dict.fromkeys(task.scenes, ArrayStatus.NO_SCENE)
+        else:
+            parts = halves(task)
         if parts is None or (failure.kind is Kind.SOURCE_CHANGED and not absent):
             return False
         self._tasks.replaced(record.job, parts, salt=self._salt, absent=absent)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,8 +72,9 @@ class ExportedTask:
             raise ValueError(f"{chip_id} is asked for, {self._chips[self._next][0]} comes next")
         values = self._pixels()
         task = self.record.task
+        asked = {name: job.scenes[name].made_of(request_ids) for name, request_ids in task.scenes.items()}
         request = PixelRequest(
-            job=job,
+            job=replace(job, scenes={**job.scenes, **asked}),
             arrays=tuple(task.scenes),
             window=Window(width=task.side, top=0, bottom=task.side),
             check=False,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from m3etl.spec.catalog import arrays, select_arrays
+from m3etl.spec.catalog import arrays, find_array, select_arrays
 from m3etl.spec.exporttasks import (
     ExportTask,
     TaskChip,
@@ -19,7 +20,7 @@ from m3etl.spec.exporttasks import (
     plan_tasks,
     request_id,
     tile_of,
-    without,
+    without_image,
 )
 from m3etl.spec.modality import Shape
 
@@ -88,8 +89,10 @@ def test_smaller_tasks_bring_the_same(chips: list[TaskChip], data: st.DataObject
     else:
         assert asked(parts) == asked([task])
         assert all(part.width * part.height <= task.width * task.height for part in parts)
-    gone = data.draw(st.sampled_from(list(task.scenes)))
-    assert asked(without(task, [gone])) == [item for item in asked([task]) if item[1] != gone]
+    gone = data.draw(st.sampled_from([ids[0] for ids in task.scenes.values()]))
+    left, absent = without_image(task, gone)
+    assert absent == [name for name, ids in task.scenes.items() if gone in ids]
+    assert asked(left) == [item for item in asked([task]) if gone not in item[2]]
 
 
 def test_layers_that_share_their_images_share_a_task() -> None:
@@ -154,4 +157,17 @@ def test_identities_tell_tasks_campaigns_and_attempts_apart() -> None:
 def test_a_chip_alone_cannot_be_halved(side: int) -> None:
     task = plan_tasks("tile", [chip(400, 3000, {"worldcover": ("a",)})], specs, chip_m=chip_m * side)[0]
     assert halves(task) is None
-    assert without(task, ["worldcover"]) == []
+    assert without_image(task, "a") == ([], ["worldcover"])
+    assert without_image(task, "b") == ([], [])
+
+
+def test_an_image_that_has_gone_takes_its_own_period_with_it() -> None:
+    dated = {"sentinel1_dates_asc": ("DJF:a", "DJF:b", "MAM:c", "SON:a"), "sentinel1_asc": ("b",)}
+    chips = [chip(400, 3000, dated), chip(401, 3000, dated)]
+    some = {name: find_array(name) for name in dated}
+    (task,) = plan_tasks("tile", chips, some, chip_m=chip_m)
+    (less,), gone = without_image(task, "a")
+    assert gone == ["sentinel1_dates_asc/DJF", "sentinel1_dates_asc/SON"]
+    assert less == replace(task, scenes={"sentinel1_asc": ("b",), "sentinel1_dates_asc": ("MAM:c",)})
+    (last,), gone = without_image(less, "c")
+    assert (list(last.scenes), gone) == (["sentinel1_asc"], ["sentinel1_dates_asc"])

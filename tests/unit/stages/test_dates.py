@@ -22,6 +22,7 @@ from fakes.tasks import FakeTasks
 from fakes.tasks import place as cloud_place
 
 from m3etl.campaign import ExportConfig
+from m3etl.io.exports import Operation
 from m3etl.io.flow import FlowCounts
 from m3etl.io.ledger import open_ledger
 from m3etl.io.outcomes import Failure, Kind
@@ -304,13 +305,62 @@ def test_added_to_sealed_rows_they_are_what_they_would_have_been(exported, tmp_p
         np.testing.assert_array_equal(one.read(name, rows), other.read(name, rows), err_msg=name)
 
 
-def test_the_batch_lane_brings_the_same_dates(exported, tmp_path, monkeypatch):
-    campaign = make_campaign(tmp_path / "c", make_plan(20), lane="batch", batch_tile_px=512)
-    tasks = FakeTasks(tmp_path / "cloud")
-    monkeypatch.setattr(batch, "connect", lambda session, where, layout: (tasks, tasks.bucket()))
-    monkeypatch.setattr(batch, "_place_of", lambda campaign, session: cloud_place)
+@pytest.fixture
+def clouds(tmp_path, monkeypatch):
+    """Makes a campaign of the batch lane and the tasks that it is exported by."""
+
+    def make(trouble=None):
+        campaign = make_campaign(tmp_path / "batch", make_plan(20), lane="batch", batch_tile_px=512)
+        tasks = FakeTasks(tmp_path / "cloud", trouble=trouble)
+        monkeypatch.setattr(batch, "connect", lambda session, where, layout: (tasks, tasks.bucket()))
+        monkeypatch.setattr(batch, "_place_of", lambda campaign, session: cloud_place)
+        return campaign, tasks
+
+    return make
+
+
+def test_the_batch_lane_brings_the_same_dates(exported, clouds):
+    campaign, _ = clouds()
     assert export(campaign, FakeEarth(), modalities=modalities, base_wait_s=0.001).failed == 0
     assert content(campaign.root) == content(exported[0].root)
+
+
+@pytest.mark.parametrize("periods", [1, 4], ids=["one-date", "every-date"])
+def test_scenes_that_have_gone_cost_the_same_in_both_lanes(exported, tmp_path, clouds, periods):
+    """The same chip by both lanes: identical integers, records and statuses, and nobody else's data change."""
+    table = read_provenance(exported[0].provenance_path).set_index(["chip_id", "array"])
+    victim, gone = next(
+        (chip_id, ids)
+        for (chip_id, name), ids in table["scene_ids"].items()
+        if name == "sentinel2_dates" and len(ids) >= 2
+    )
+    gone = set(gone[1 : 1 + periods] if periods == 1 else gone)
+
+    def vanished(kind, subject, number):
+        ids = _ids_of(subject) if kind == "pixels" else marks_of(subject) if kind == "run" else ()
+        missing = next((mark.partition(":")[2] for mark in ids if mark.partition(":")[2] in gone), None)
+        if missing is None:
+            return None
+        failure = Failure(kind=Kind.SOURCE_CHANGED, message="not found", status=404, asset=missing)
+        return failure if kind == "pixels" else Operation(name="x", done=True, failure=failure)
+
+    by_pixels = make_campaign(tmp_path / "pixels", make_plan(20), max_in_flight=4)
+    assert export(by_pixels, FakeEarth(trouble=vanished), modalities=modalities).failed == 0
+    by_tasks, tasks = clouds(vanished)
+    summary = export(by_tasks, FakeEarth(), modalities=modalities, base_wait_s=0.001)
+    assert (summary.done, summary.failed) == (20, 0)
+    assert content(by_tasks.root) == content(by_pixels.root)
+    assert len(tasks.started()) == len(set(tasks.started())), "what has gone is asked for once"
+    now = read_provenance(by_tasks.provenance_path).set_index(["chip_id", "array"])
+    status, dates = now.loc[(victim, "sentinel2_dates"), ["status", "periods"]]
+    assert status == ("ok" if periods == 1 else "source_changed")
+    assert sum(item["status"] == "source_changed" for item in dates) == len(gone)
+    changed = now["checksum"] != table["checksum"]
+    assert set(now.index[changed]) == {(victim, "sentinel2_dates"), (victim, "sentinel2_dates_cloud")}
+
+
+def marks_of(task):
+    return [mark for ids in task.scenes.values() for mark in ids]
 
 
 def test_killed_at_any_write_the_result_is_the_same(exported, tmp_path):
