@@ -7,9 +7,11 @@ One small campaign over a socket with the real client; the server's own log says
 from __future__ import annotations
 
 import json
+import math
+import random
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from tests.unit.stages.test_export import content, make_campaign, make_plan
 
 chips = 12
 mixed_chips = 40
+mixed_questions = 4  # that planning them takes at least
 modalities = ("sentinel2", "aster", "worldcover")
 per_minute = "Quota exceeded for quota metric 'Number of read requests' and limit 'Number of read requests per minute'"
 no_bands = "Image.select: Band pattern 'B2' was applied to an Image with no bands. See https://example.org"
@@ -97,6 +100,7 @@ cases = (
     ),
     Case("another chip", wrong(swap=True), planning=False),
 )
+slower = {"delay_ms": 6000, "drop": True}  # than the deadline of a run in which other things take time too
 
 
 @dataclass(frozen=True)
@@ -238,18 +242,36 @@ def test_alone(rig, undisturbed, case):
         assert content(run.campaign.root) == content(undisturbed.campaign.root)
 
 
-def test_mixed_at_ten_percent(rig, undisturbed_mixed):
-    usable = [case for case in cases if case.name != "stalled"]
-    share = {"probability": 0.1 / len(usable)}
-    rules = [rule for case in usable for rule in rules_of(case, share, share)]
-    deterministic = {
-        number for number, case in enumerate(case for case in usable for _ in rules_of(case, {}, {})) if not case.again
-    }
-    run = rig.export(rules, count=mixed_chips)
-    assert len(run.faulty()) >= 4
-    check_no_silent_hole(run, undisturbed_mixed)
+def mixed_parts() -> list[list[Case]]:
+    """Every case once, drawn into groups that make a tenth of the requests for pixels fail."""
+    drawn = random.Random(11).sample(cases, len(cases))
+    count = math.ceil(len(cases) / (mixed_chips // 10))
+    return [drawn[number::count] for number in range(count)]
+
+
+@pytest.mark.parametrize("part", range(len(mixed_parts())))
+def test_mixed_at_ten_percent(rig, undisturbed_mixed, part):
+    """Together the parts send every kind of trouble, each of them once into pixels and once into planning."""
+    group = [replace(case, action=slower) if case.name == "stalled" else case for case in mixed_parts()[part]]
+    places = random.Random(part)
+    pixels = places.sample(range(5, mixed_chips + 1), len(group))  # a swap needs an answer before it
+    planning = places.sample(range(1, mixed_questions + 1), len(group))
+    rules, deterministic = [], set()
+    for case, pixel, question in zip(group, pixels, planning, strict=True):
+        sent = rules_of(case, {"nth": pixel}, {"nth": question})
+        deterministic |= set() if case.again else {len(rules) + number for number in range(len(sent))}
+        rules += sent
+    run = rig.export(rules, count=mixed_chips, deadline_s=4.0 if slower in [case.action for case in group] else 330.0)
+    assert Counter(line["fault"] for line in run.faulty()) == dict.fromkeys(range(len(rules)), 1), "all were injected"
+    assert (check_no_silent_hole(run, undisturbed_mixed) > 0) == any(case.lost for case in group)
     check_nothing_asked_again(run, deterministic)
-    assert run.summary.failed < mixed_chips / 4
+    assert run.summary.failed <= 2 * sum(case.lost for case in group), "the chip of a request, and one of a question"
+
+
+def test_the_mix_has_every_kind_of_trouble():
+    parts = mixed_parts()
+    assert Counter(case.name for part in parts for case in part) == dict.fromkeys((case.name for case in cases), 1)
+    assert {len(part) for part in parts} <= {mixed_chips // 10, mixed_chips // 10 - 1}
 
 
 def test_every_answer_wrong_in_the_same_way_is_reported_and_never_stored(rig, undisturbed):
