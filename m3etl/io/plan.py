@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,6 +24,7 @@ from m3etl.spec.lattice import Cells
 
 if TYPE_CHECKING:
     import geopandas
+    import pandas as pd
 
 # DESIGN, section 4. `reserve` marks chips that stand in for others until their generation is fixed.
 plan_types: dict[str, pa.DataType] = {
@@ -207,6 +207,8 @@ def read_stored(path: Path, columns: Sequence[str] | None = None) -> pd.DataFram
     """The chips that have a row, batch by batch: these columns, or every one but the geometry. 1.2 million chips with
     every column take some 370 MB, with their geometries they would take 1.2 GB more.
     """
+    import pandas as pd
+
     names = None if columns is None else list(dict.fromkeys([*columns, "row"]))
     parts = [part[part["row"] >= 0] for part in iterate_plan(path, names)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

@@ -12,7 +12,7 @@ from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
 from m3etl.io.outcomes import Kind, retry_may_help
 from m3etl.io.tasks import describe_tasks
 from m3etl.spec.biomes import biome_name, no_biome
-from m3etl.stages.budget import dry_run_facts
+from m3etl.stages.dryrun import dry_run_facts
 from m3etl.stages.layout import wanted_specs
 from m3etl.stages.summary import Progress, Summary
 

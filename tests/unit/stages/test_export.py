@@ -7,6 +7,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +230,22 @@ def test_status_reads_the_ledger(undisturbed):
     assert status.facts["sealed"] == 20
     assert status.facts["requests"] == earth.requests
     assert status.facts["shards sealed"] == "3 of 3"
+
+
+def test_status_is_answered_at_once(undisturbed):
+    """Loading Earth Engine's client and pandas takes longer than all that the ledger is asked."""
+    program = (
+        "import sys\n"
+        "from m3etl.cli.main import run\n"
+        f"code = run(['-C', {str(undisturbed[0].root)!r}, 'status'])\n"
+        "slow = ('ee', 'pandas', 'geopandas', 'torch', 'zarr', 'rasterio', 'numba', 'matplotlib')\n"
+        "print('LOADED', [name for name in slow if name in sys.modules])\n"
+        "sys.exit(code)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "3 of 3" in result.stdout
+    assert "LOADED []" in result.stdout
 
 
 kinds = [Kind.RATE, Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK]
