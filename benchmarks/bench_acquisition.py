@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals import rival_python, run_rival
+from benchmarks.rows import Row, measured_row
 from m3etl.campaign import open_campaign
 from m3etl.io.ledger import open_ledger
 from m3etl.io.plan import read_plan
 
-Row = dict[str, Any]
 folder = Path(__file__).parent
 concurrency, per_second, chip_px = 40, 100.0, 64
 constant = {"latency_ms": 300}
@@ -279,40 +279,40 @@ def _own_rows(ours: list[Measured], chips: int, raw: list[float]) -> list[Row]:
         f"{first.stats['bytes'] / 1e6:.0f} MB"
     )
     return [
-        _row(
+        measured_row(
             "acquisition.ceiling_fraction",
+            "fraction",
             whole,
-            "fraction",
-            "the gate",
-            1.0,
-            f"the whole run, from the first question to the last answer; {note}; {processor:.1f} ms of processor time "
-            "a chip, start included",
+            rival="the gate",
+            rival_value=1.0,
+            note=f"the whole run, from the first question to the last answer; {note}; {processor:.1f} ms of processor "
+            "time a chip, start included",
         ),
-        _row(
+        measured_row(
             "acquisition.ceiling_fraction_pixels",
-            pixels,
             "fraction",
-            "the gate",
-            1.0,
-            f"from the first pixel request to the last, planning beside them; {facts}",
+            pixels,
+            rival="the gate",
+            rival_value=1.0,
+            note=f"from the first pixel request to the last, planning beside them; {facts}",
         ),
-        _row(
+        measured_row(
             "acquisition.requests_per_chip",
-            [item.requests_per_chip for item in ours],
             "requests",
-            "MMEarth's downloader",
-            22.0,
-            f"planning included; {facts}",
+            [item.requests_per_chip for item in ours],
+            rival="MMEarth's downloader",
+            rival_value=22.0,
+            note=f"planning included; {facts}",
         ),
-        _row(
+        measured_row(
             "acquisition.peak_memory_mb",
-            [item.memory_mb for item in ours],
             "MB",
-            "",
-            0.0,
-            f"most resident memory of the exporting process; {note}",
+            [item.memory_mb for item in ours],
+            note=f"most resident memory of the exporting process; {note}",
         ),
-        _row("acquisition.server_alone", raw, "requests/s", "", 0.0, "the same pixel request over 40 plain sockets"),
+        measured_row(
+            "acquisition.server_alone", "requests/s", raw, note="the same pixel request over 40 plain sockets"
+        ),
     ]
 
 
@@ -324,7 +324,8 @@ def _modelled_rows(merged: list[Measured], chips: int) -> list[Row]:
         f"latency 150 ms + 2 ms a band + 1 ms an input scene, {mean * 1000:.0f} ms on average, so that merging is not "
         f"free; the whole run of {chips} chips; bound min(100, 40/latency) = {limits[0]:.0f}/s"
     )
-    return [_row("acquisition.ceiling_fraction_modelled", values, "fraction", "the gate", 1.0, note)]
+    name = "acquisition.ceiling_fraction_modelled"
+    return [measured_row(name, "fraction", values, rival="the gate", rival_value=1.0, note=note)]
 
 
 def _peer_rows(ours: list[Measured], theirs: list[dict[str, Measured]]) -> list[Row]:
@@ -351,7 +352,7 @@ def _peer_rows(ours: list[Measured], theirs: list[dict[str, Measured]]) -> list[
         mine = statistics.median(own.chips_per_second for own in ours)
         note = f"{how}; m3etl {mine:.1f} chips/s with its planning; "
         note += "; ".join(_said(name, theirs[0][name]) for name in names)
-        rows.append(_row(bench, ratios, "ratio", f"{best}, chips/s", speed[best], note))
+        rows.append(measured_row(bench, "ratio", ratios, rival=f"{best}, chips/s", rival_value=speed[best], note=note))
     return rows
 
 
@@ -360,16 +361,3 @@ def _said(name: str, first: Measured) -> str:
         f"{name} {first.chips_per_second:.2f} chips/s, {first.requests_per_chip:.1f} requests a chip, "
         f"peak {first.stats['peak_in_flight']}, 429s {first.refused}"
     )
-
-
-def _row(bench: str, values: list[float], unit: str, rival: str, rival_value: float, note: str) -> Row:
-    return {
-        "bench": bench,
-        "value": statistics.median(values),
-        "unit": unit,
-        "rival": rival,
-        "rival_value": rival_value,
-        "runs": len(values),
-        "spread": [min(values), max(values)],
-        "note": note,
-    }

@@ -17,11 +17,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.rows import Row, measured_row
 from m3etl.campaign import Campaign, CampaignConfig, SampleConfig, create_campaign, open_campaign
 from m3etl.io.ledger import open_ledger
 from m3etl.io.lots import chips_of_lot, fix_lot, open_lots
@@ -33,7 +33,6 @@ from m3etl.stages.scheduling import count_planned, form_open_lots, read_plan_int
 from m3etl.stages.status import read_status
 from m3etl.stages.summary import SilentProgress
 
-Row = dict[str, Any]
 whole_chips = 4_000_000
 quick_chips = 100_000
 cell_m = 1280
@@ -51,47 +50,52 @@ def run(*, quick: bool = True) -> list[Row]:
         taken_in = [_child("take_in", root)]
         _seal_all(open_campaign(root))
         status = [_child("status", root) for _ in range(3 if quick else 5)]
+        typed = [_command_seconds(root) for _ in range(3 if quick else 5)]
         scans = [_scan_seconds(root / "ledger.sqlite") for _ in range(3)]
         resumed = [_child("resume", root) for _ in range(3)]
         held = [_child("hold", root) for _ in range(1 if quick else 3)]
         nbytes = (root / "ledger.sqlite").stat().st_size
     finally:
         shutil.rmtree(directory)
-    memory = [item["peak_mb"] for item in resumed]
     return [
-        _row(
-            "ledger.status_seconds_4m", "seconds", [item["seconds"] for item in status],
-            "counting the states by a scan of the same ledger", statistics.median(scans),
-            f"{size}, ledger of {nbytes / 1e6:.0f} MB without scenes; the call alone, imports not counted",
+        measured_row(
+            "ledger.status_seconds_4m",
+            "seconds",
+            [item["seconds"] for item in status],
+            rival="counting the states by a scan of the same ledger",
+            rival_value=statistics.median(scans),
+            note=f"{size}, ledger of {nbytes / 1e6:.0f} MB without scenes; the call alone, imports not counted",
         ),
-        _row(
-            "ledger.resume_seconds_4m", "seconds", [item["seconds"] for item in resumed], "", 0.0,
-            f"{size}; `export` on a campaign where all is sealed or failed, up to its summary",
+        measured_row(
+            "ledger.status_command_seconds_4m",
+            "seconds",
+            typed,
+            rival="the limit",
+            rival_value=1.0,
+            note=f"{size}; `m3etl status` as typed, from its start to its end",
         ),
-        _row(
-            "ledger.resume_memory_mb_4m", "MB", memory, "plan as a table and states as a dict, as before",
-            statistics.median(item["peak_mb"] for item in held),
-            f"{size}; peak of the process, of which about {resumed[0]['base_mb']:.0f} MB are the imports",
+        measured_row(
+            "ledger.resume_seconds_4m",
+            "seconds",
+            [item["seconds"] for item in resumed],
+            note=f"{size}; `export` on a campaign where all is sealed or failed, up to its summary",
         ),
-        _row(
-            "ledger.take_in_seconds_4m", "seconds", [item["seconds"] for item in taken_in], "", 0.0,
-            f"{size}; once for each campaign: the plan is read, ordered and cut into lots; peak "
+        measured_row(
+            "ledger.resume_memory_mb_4m",
+            "MB",
+            [item["peak_mb"] for item in resumed],
+            rival="plan as a table and states as a dict, as before",
+            rival_value=statistics.median(item["peak_mb"] for item in held),
+            note=f"{size}; peak of the process, of which about {resumed[0]['base_mb']:.0f} MB are the imports",
+        ),
+        measured_row(
+            "ledger.take_in_seconds_4m",
+            "seconds",
+            [item["seconds"] for item in taken_in],
+            note=f"{size}; once for each campaign: the plan is read, ordered and cut into lots; peak "
             f"{taken_in[0]['peak_mb']:.0f} MB",
         ),
-    ]  # fmt: skip
-
-
-def _row(bench: str, unit: str, values: list[float], rival: str, rival_value: float, note: str) -> Row:
-    return {
-        "bench": bench,
-        "value": statistics.median(values),
-        "unit": unit,
-        "rival": rival,
-        "rival_value": rival_value,
-        "runs": len(values),
-        "spread": [min(values), max(values)],
-        "note": note,
-    }
+    ]
 
 
 # --- a campaign that needs no Earth Engine ----------------------------------------------------------------------------
@@ -198,6 +202,13 @@ def _hold(campaign: Campaign) -> None:
 def _status(campaign: Campaign) -> None:
     if read_status(campaign).failed == 0:
         raise RuntimeError("the failures are not seen")
+
+
+def _command_seconds(root: Path) -> float:
+    command = [sys.executable, "-m", "m3etl", "-C", str(root), "status"]
+    started = time.perf_counter()
+    subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=True)
+    return time.perf_counter() - started
 
 
 def _scan_seconds(path: Path) -> float:

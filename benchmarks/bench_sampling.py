@@ -14,7 +14,10 @@ from typing import Any
 
 import numpy as np
 
-Row = dict[str, Any]
+from benchmarks.overlaps import overlapping_pairs
+from benchmarks.rows import Row, measured_row
+from m3etl.io.plan import read_plan
+
 chips = 1_200_000
 batch_points = 5000  # most elements in one answer of the service
 repository = Path(__file__).resolve().parent.parent
@@ -26,9 +29,10 @@ def run(*, quick: bool = True) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="m3etl-bench-") as folder:
         source = ["--ecoregions", str(data / "ecoregions" / "Ecoregions2017.shp")] if data else ["--ee-url", "embedded"]
         measured = [_sample(Path(folder) / str(number), source) for number in range(1 if quick else 3)]
+        _check_plan(Path(folder) / "0" / "chips.parquet")
         requests, seconds = _random_points(Path(folder), data, measured=2 if quick else 6)
     world = "the real ecoregions" if data else "the planet's ecoregions (no real ones here)"
-    note = f"{measured[0][2]:,} chips with the reserve, over {world}"
+    note = f"{measured[0][2]:,} chips with the reserve, over {world}; no two overlap, biomes differ by at most one chip"
     cpu = statistics.median(item[3] for item in measured)
     rival = f"randomPoints by {batch_points}: {requests:,} requests"
     extrapolated = (
@@ -37,8 +41,15 @@ def run(*, quick: bool = True) -> list[Row]:
         "ecoregions and extrapolated; it rejects no overlaps and writes no plan"
     )
     return [
-        _row("sampling.seconds_1_2m", "s", [item[0] for item in measured], rival, requests * seconds, extrapolated),
-        _row("sampling.memory_mb_1_2m", "MB", [item[1] for item in measured], "", None, f"peak resident; {note}"),
+        measured_row(
+            "sampling.seconds_1_2m",
+            "s",
+            [item[0] for item in measured],
+            rival=rival,
+            rival_value=requests * seconds,
+            note=extrapolated,
+        ),
+        measured_row("sampling.memory_mb_1_2m", "MB", [item[1] for item in measured], note=f"peak resident; {note}"),
     ]
 
 
@@ -61,6 +72,16 @@ def _sample(campaign: Path, source: list[str]) -> tuple[float, float, int, float
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     summary = json.loads(campaign.with_suffix(".json").read_text())
     return seconds, usage.ru_maxrss / 1000.0, summary["chips"] + summary["reserve"], usage.ru_utime + usage.ru_stime
+
+
+def _check_plan(plan: Path) -> None:
+    """RuntimeError where the plan is not what was asked for."""
+    rows = read_plan(plan, ["biome", "reserve"])
+    per_biome = rows["biome"][~rows["reserve"]].value_counts()
+    if per_biome.sum() != chips or per_biome.max() - per_biome.min() > 1:
+        raise RuntimeError(f"{chips:,} chips were asked for, balanced over the biomes: {per_biome.to_dict()}")
+    if overlapping := overlapping_pairs(plan):
+        raise RuntimeError(f"{overlapping:,} pairs of chips overlap")
 
 
 def _random_points(folder: Path, data: Path | None, *, measured: int) -> tuple[int, float]:
@@ -104,16 +125,3 @@ def _ask(api: Any, eco_id: int, points: int) -> float:
     if len(found["features"]) != min(points, batch_points):
         raise RuntimeError(f"{len(found['features'])} points instead of {points}")
     return time.perf_counter() - started
-
-
-def _row(bench: str, unit: str, values: list[float], rival: str, rival_value: float | None, note: str) -> Row:
-    return {
-        "bench": bench,
-        "value": statistics.median(values),
-        "unit": unit,
-        "rival": rival,
-        "rival_value": rival_value,
-        "runs": len(values),
-        "spread": [min(values), max(values)],
-        "note": note,
-    }

@@ -14,6 +14,7 @@ import pytest
 import shapely
 from fakes.ecoregion_table import world_table
 
+from benchmarks.overlaps import overlapping_pairs
 from m3etl.campaign import Campaign, CampaignConfig, SampleConfig, SplitConfig, create_campaign
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.ecoregions import read_ecoregions
@@ -510,3 +511,25 @@ def test_the_real_ecoregions(tmp_path: Path, resolve: geopandas.GeoDataFrame):
     bounds = plan.geometry.bounds
     assert (bounds["maxx"] - bounds["minx"]).max() < 1.0
     assert np.bincount(plan["epsg"] // 100).nonzero()[0].tolist() == [326, 327]
+
+
+def test_crowded_real_ecoregions_hold_no_chip_twice(tmp_path: Path, resolve: geopandas.GeoDataFrame):
+    """Hardly a cell is left free: over the edges of zones in the Alps and in Svalbard, where four zones meet on the
+    equator, and on both sides of the antimeridian.
+    """
+    corners = [
+        (5.7, 44.2, 6.3, 44.8),
+        (20.5, 78.2, 21.5, 78.6),
+        (29.7, -0.3, 30.3, 0.3),
+        (179.7, 66.7, 180.0, 67.1),
+        (-180.0, 66.7, -179.7, 67.1),
+    ]
+    rings = [[[west, south], [east, south], [east, north], [west, north]] for west, south, east, north in corners]
+    (tmp_path / "seams.toml").write_text(f'name = "seams"\npolygons = {rings}\n')
+    campaign, summary, plan = sampled(tmp_path / "c", resolve, chips=6000, region=str(tmp_path / "seams.toml"))
+    assert summary.facts["missing"] > 1000, "there is room for less than was asked for"
+    assert {32601, 32631, 32632, 32633, 32635, 32636, 32660, 32735, 32736} <= set(plan["epsg"])
+    assert overlapping_pairs(campaign.plan_path) == 0
+    shift_m = np.where(plan.index % 2, 320.0, 0.0)
+    write_plan(campaign.plan_path, plan.assign(xmin=plan["xmin"] + shift_m, xmax=plan["xmax"] + shift_m))
+    assert overlapping_pairs(campaign.plan_path) > 1000, "what reaches into its neighbour is seen"
