@@ -15,8 +15,9 @@ from pyproj import Transformer
 
 from m3etl.io.blocks import place_in
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
-from m3etl.io.recipes import ChipGrid, Window, check_fields, check_scale, chip_tag, pixel_m
+from m3etl.io.recipes import check_fields, check_scale, chip_tag
 from m3etl.io.segments import Part
+from m3etl.spec.chipgrid import ChipGrid, Window, pixel_m
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, field_name
 from m3etl.spec.modality import ArraySpec, Values, valid_of
 

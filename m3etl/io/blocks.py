@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from m3etl.io.recipes import ChipGrid
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import max_request_bands, max_request_bytes, max_request_side_px, request_bytes
 from m3etl.spec.modality import ArraySpec, Shape
 

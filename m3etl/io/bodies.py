@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from m3etl.io.pixels import PixelJob, PixelRequest, expression_of
-from m3etl.io.recipes import ChipGrid, chip_tag, encode_request, list_recipes, pixel_m
+from m3etl.io.recipes import chip_tag, encode_request, list_recipes
+from m3etl.spec.chipgrid import ChipGrid, pixel_m
 from m3etl.spec.jobs import ArrayScenes, split_mark
 
 most_forms = 2000

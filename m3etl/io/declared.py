@@ -6,6 +6,7 @@ from pathlib import Path
 
 from m3etl.campaign import ensure_directory, write_atomically
 from m3etl.errors import InputError
+from m3etl.io.plan import extra_types
 from m3etl.spec.catalog import declare_arrays
 from m3etl.spec.declarations import parse_declarations
 from m3etl.spec.modality import ArraySpec
@@ -34,8 +35,16 @@ def declare_of_campaign(root: Path) -> tuple[ArraySpec, ...]:
 
 
 def keep_declarations(root: Path, path: Path) -> tuple[ArraySpec, ...]:
-    """Copy a file into the campaign and make its arrays known; a file of the same name must say the same."""
+    """Copy a file into the campaign and make its arrays known; a file of the same name must say the same, and no array
+    may be named like a column that the user's points brought: labels and arrays are asked for by the same names.
+    """
     text, specs = read_declarations(path)
+    plan = root / "chips.parquet"
+    if plan.exists() and (clashing := [spec.name for spec in specs if spec.name in extra_types(plan)]):
+        raise InputError(
+            f"{path.name} declares {', '.join(clashing)}, and so is a column of the plan called",
+            hint="Give the array another name.",
+        )
     kept = root / "modalities" / path.name
     if kept.exists() and read_declarations(kept)[1] != specs:
         raise InputError(

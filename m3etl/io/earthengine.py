@@ -357,7 +357,7 @@ def translated(api: Any) -> Iterator[None]:
             (Kind.UNREACHABLE, "no connection") if _never_connected(error) else (Kind.NETWORK, "connection lost")
         )
         raise RequestFailed(Failure(kind=kind, message=f"{what}: {_reason(error)}")) from error
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
         # A page or half an answer with status 200 where JSON was expected.
         failure = Failure(kind=Kind.TRANSIENT, message=f"the answer is not what was asked for: {_reason(error)}")
         raise RequestFailed(failure) from error

@@ -12,8 +12,9 @@ from m3etl.io.answers import Array as Array
 from m3etl.io.answers import arrays_of as arrays_of
 from m3etl.io.answers import read_answer as read_answer
 from m3etl.io.blocks import block_of
-from m3etl.io.recipes import ChipGrid, Window, pixel_request
+from m3etl.io.recipes import pixel_request
 from m3etl.io.segments import Part
+from m3etl.spec.chipgrid import ChipGrid, Window
 from m3etl.spec.jobs import (
     ArrayScenes,
     ArrayStatus,

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from m3etl.io.programs import filtered
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog_dates import radar_dates
 from m3etl.spec.catalog_further import angle_recipe, pass_array
 from m3etl.spec.catalog_m3leo import terrain_recipes
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (
     Candidate,

@@ -11,7 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import ee
@@ -21,12 +21,12 @@ from m3etl.io.programs import hook_image, is_hook, orbit_image, program_image, t
 from m3etl.spec.catalog_dates import cloud_dates, optical_dates, radar_dates
 from m3etl.spec.catalog_further import angle_recipe
 from m3etl.spec.catalog_m3leo import terrain_recipes
+from m3etl.spec.chipgrid import ChipGrid, Window, pixel_m
 from m3etl.spec.jobs import field_name, split_mark
 from m3etl.spec.modality import ArraySpec, Values, names_by_period
 
 Image = Any  # an ee.Image; the client's classes gain their methods only when it is initialised
 
-pixel_m = 10.0
 check_fields = ("check__lon", "check__lat", "check__tag")
 check_scale = 10_000_000  # check coordinates are degrees x 1e7, about a centimetre
 _casts = {
@@ -39,48 +39,6 @@ _casts = {
     "float32": "toFloat",
 }
 _cloud_score = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED/"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChipGrid:
-    """Where a chip lies, or a square block of chips: EPSG code, upper-left corner in metres, pixels of 10 m a side of
-    one chip, chips a side.
-    """
-
-    chip_id: str
-    epsg: int
-    xmin: float
-    ymax: float
-    chip_px: int
-    chips: int = 1
-
-    @property
-    def chip_m(self) -> float:
-        """Side of one chip in metres."""
-        return self.chip_px * pixel_m
-
-    @property
-    def side_m(self) -> float:
-        """Side of the whole square in metres."""
-        return self.chips * self.chip_m
-
-    @property
-    def side_px(self) -> int:
-        """Side of the whole square in pixels of 10 m."""
-        return self.chips * self.chip_px
-
-    def pixels(self, spec: ArraySpec) -> int:
-        """Pixels a side that an array has over the whole square; every chip keeps its own grid."""
-        return self.chips * spec.pixels(self.chip_m)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A part of a chip's pixel grid: columns [0, width), rows [top, bottom)."""
-
-    width: int
-    top: int
-    bottom: int
 
 
 def pixel_request(

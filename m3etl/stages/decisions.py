@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from m3etl.io.planning import Anchored, Companions, ImageList, cloud_score_collection, recipes_of_passes
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog_dates import cloud_dates, radar_dates, recipes_of_dates
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, ChipScenes
 from m3etl.spec.modality import ArraySpec, Temporal
 from m3etl.spec.scenes import (

@@ -18,8 +18,8 @@ from m3etl.io.outcomes import Kind, RequestFailed
 from m3etl.io.pixels import PixelJob, expression_of, plan_requests
 from m3etl.io.planning import Anchored, question_expression, read_question
 from m3etl.io.programs import filtered, is_hook, load_hook
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.lattice import cells_of_lonlat
 from m3etl.spec.modality import ArraySpec, physical_of, valid_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from m3etl.io.recipes import ChipGrid, pixel_m
+from m3etl.spec.chipgrid import ChipGrid, pixel_m
 from m3etl.spec.lattice import parse_chip_id
 
 

@@ -26,9 +26,9 @@ from m3etl.io.ledger import Ledger, PlannedChip
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.budget import most_growth, planning_lane, wave_batches
 from m3etl.spec.catalog_dates import recipes_of_dates
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.dates import choose_dates, season_middle, season_rounds
 from m3etl.spec.hashing import stream
 from m3etl.spec.modality import ArraySpec

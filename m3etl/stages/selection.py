@@ -18,6 +18,7 @@ from m3etl.errors import InputError
 from m3etl.io.plan import batch_rows, extra_columns, plan_types
 from m3etl.io.points import PointTable
 from m3etl.spec.biomes import biome_count, biome_name, no_biome
+from m3etl.spec.catalog import known_arrays
 from m3etl.spec.cellstreams import CellRules, is_in
 from m3etl.spec.ecoregions import Ecoregions, area_km2_of
 from m3etl.spec.exclusion import Exclusion
@@ -179,10 +180,8 @@ def _select_points(config: SampleConfig, ground: Ground, points: PointTable, pro
         }
     )
     wanted, ecoregion = _wanted(found.cells, config, ground, rejected, "points")
-    frame = points.columns.iloc[inside[found.source[wanted]]].reset_index(drop=True)
-    taken = {*plan_types, "geometry"} - {"year"}
-    renamed = {name: f"point_{name}" for name in frame.columns if name in taken}
-    columns = extra_columns(frame.rename(columns=renamed).drop(columns="year", errors="ignore"))
+    frame = _under_free_names(points.columns, progress).iloc[inside[found.source[wanted]]].reset_index(drop=True)
+    columns = extra_columns(frame.drop(columns="year", errors="ignore"))
     cells = found.cells[wanted]
     progress.advance(len(cells))
     return Selection(
@@ -191,6 +190,23 @@ def _select_points(config: SampleConfig, ground: Ground, points: PointTable, pro
         rejected=rejected,
         facts={"points": len(points.lon), "points in no ecoregion (sea, ice)": int(np.sum(ecoregion < 0))},
     )
+
+
+def _under_free_names(columns: pd.DataFrame, progress: Progress) -> pd.DataFrame:
+    """The user's columns, those named like a column of the plan or like an array as `point_NAME`, which is said: what
+    `evaluate --label` and `--modality` name must be one thing. Raises InputError where that name is taken as well.
+    """
+    taken = ({*plan_types, "geometry"} - {"year"}) | set(known_arrays())
+    renamed = {name: f"point_{name}" for name in columns.columns if name in taken}
+    if twice := sorted(set(renamed.values()) & set(columns.columns)):
+        raise InputError(
+            f"the points have the columns {', '.join(twice)}, and the same without point_, which would be kept as these",
+            hint="Give one of each pair another name.",
+        )
+    if renamed:
+        kept = ", ".join(f"{name} as {other}" for name, other in renamed.items())
+        progress.say(f"columns of the points named like the plan's own or like an array are kept: {kept}")
+    return columns.rename(columns=renamed)
 
 
 def _wanted(

@@ -19,9 +19,9 @@ from m3etl.io.objects import Bucket
 from m3etl.io.outcomes import RequestFailed
 from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, read_answer
 from m3etl.io.rasters import Raster, WindowPixels, describe_raster, read_windows
-from m3etl.io.recipes import Window
 from m3etl.io.segments import Part
 from m3etl.io.tasks import TaskRecord, TaskState
+from m3etl.spec.chipgrid import Window
 from m3etl.spec.exporttasks import ExportTask
 from m3etl.spec.jobs import ArrayStatus, field_name
 from m3etl.spec.modality import ArraySpec

@@ -31,10 +31,11 @@ from m3etl.io.outcomes import Kind, RequestFailed
 from m3etl.io.plan import read_plan
 from m3etl.io.programs import filtered
 from m3etl.io.ranges import _public as public_address
-from m3etl.io.recipes import ChipGrid, array_image, stored_image
+from m3etl.io.recipes import array_image, stored_image
 from m3etl.learn.losses import squared_loss
 from m3etl.learn.mpmae import MaskedAutoencoder, ModelConfig
 from m3etl.spec.catalog import find_array, known_arrays, select_arrays
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import field_name
 from m3etl.spec.modality import Values, physical_of, valid_of
 from m3etl.spec.scenes import (

@@ -16,8 +16,8 @@ from m3etl.io.assembly import Chips
 from m3etl.io.blocks import block_of, block_sides, largest_block, place_in
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.pixels import PixelJob, plan_block, plan_requests, split_block
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, max_request_bytes
 from m3etl.spec.modality import Shape
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from m3etl.io import bodies as bodies_module
 from m3etl.io.bodies import RequestBodies
 from m3etl.io.pixels import PixelJob, expression_of, halves, plan_requests
-from m3etl.io.recipes import ChipGrid, list_recipes
+from m3etl.io.recipes import list_recipes
 from m3etl.spec.catalog import known_arrays, select_arrays
 from m3etl.spec.catalog_dates import radar_dates, recipes_of_dates
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import Shape
 

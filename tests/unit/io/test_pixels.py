@@ -16,9 +16,9 @@ from m3etl.io.answers import arrays_of, read_answer, take_answer
 from m3etl.io.assembly import Chips
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.pixels import PixelJob, final_status, halves, plan_requests, without
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.catalog import find_array, select_arrays
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus, max_request_bytes
 from m3etl.spec.modality import Shape
 

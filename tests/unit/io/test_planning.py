@@ -16,8 +16,8 @@ from m3etl.io.planning import (
     question_expression,
     read_question,
 )
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.declarations import parse_declarations
 from m3etl.spec.scenes import day_ms, utc_ms, year_window
 

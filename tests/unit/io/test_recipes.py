@@ -10,9 +10,9 @@ from m3etl.io.answers import arrays_of, read_answer, take_answer
 from m3etl.io.bodies import RequestBodies
 from m3etl.io.outcomes import Kind, RequestFailed
 from m3etl.io.pixels import PixelJob, expression_of, halves, plan_block, plan_requests, split_block
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.catalog import find_array
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import valid_of
 

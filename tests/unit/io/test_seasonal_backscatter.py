@@ -13,9 +13,9 @@ from fakes.scenery import Scene, left, session_over, top
 from m3etl.io.answers import arrays_of, read_answer
 from m3etl.io.earthengine import Session
 from m3etl.io.pixels import PixelJob, expression_of, plan_requests
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.segments import Part
 from m3etl.spec.catalog import find_array
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayScenes, ArrayStatus
 from m3etl.spec.modality import physical_of
 from m3etl.spec.scenes import day_ms, utc_ms

@@ -32,8 +32,8 @@ from m3etl.errors import AuthenticationError, InputError, NothingSelectedError, 
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.plan import read_plan, write_plan
 from m3etl.io.provenance import read_provenance
-from m3etl.io.recipes import ChipGrid
 from m3etl.io.store import open_store
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.modality import Shape
 from m3etl.spec.scenes import day_ms
 from m3etl.stages.export import run_export

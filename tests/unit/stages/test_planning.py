@@ -14,8 +14,8 @@ from m3etl.errors import AuthenticationError
 from m3etl.io.flow import FlowCounts
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.planning import Wanted
-from m3etl.io.recipes import ChipGrid
 from m3etl.spec.catalog import select_arrays
+from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.stages import planning
 from m3etl.stages.decisions import PlanChip

@@ -20,6 +20,7 @@ from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.ecoregions import read_ecoregions
 from m3etl.io.plan import plan_types, read_plan, write_plan
 from m3etl.spec.m3leo import tile_ids
+from m3etl.stages.labels import label_names
 from m3etl.stages.sample import run_sample
 from m3etl.stages.summary import SilentProgress, Summary
 
@@ -171,6 +172,34 @@ def test_points_keep_labels_and_dates(tmp_path: Path, world: geopandas.GeoDataFr
     assert summary.errors["points outside 80S-84N"] == 1
     assert summary.errors["points whose cell crosses a zone edge"] >= 1
     assert summary.done + summary.rejected == 6
+
+
+class Said(SilentProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_labels_named_like_an_array_are_kept_under_another_name(tmp_path: Path, world: geopandas.GeoDataFrame):
+    file = tmp_path / "points.csv"
+    file.write_text("lon,lat,worldcover,biome,crop\n10.5,-58.0,7,mine,rye\n24.0,45.0,8,yours,oats\n")
+    config = CampaignConfig(sample=SampleConfig(strategy="points", points=str(file)))
+    campaign, said = create_campaign(tmp_path / "c", config), Said()
+    run_sample(campaign, world, said)
+    plan = read_plan(campaign.plan_path)
+    assert plan["point_worldcover"].tolist() == [7, 8]
+    assert plan["point_biome"].tolist() == ["mine", "yours"]
+    assert plan["crop"].tolist() == ["rye", "oats"]
+    assert "worldcover" not in plan
+    assert [line for line in said.lines if "worldcover as point_worldcover, biome as point_biome" in line]
+    assert label_names(campaign) == ("point_worldcover", "point_biome", "crop")
+    file.write_text("lon,lat,worldcover,point_worldcover\n10.5,-58.0,7,8\n")
+    with pytest.raises(InputError, match="the columns point_worldcover, and the same without point_"):
+        run_sample(create_campaign(tmp_path / "d", config), world, said)
 
 
 def test_points_are_counted_on_the_way(tmp_path: Path, world: geopandas.GeoDataFrame):
