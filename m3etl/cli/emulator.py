@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from m3etl.cli.options import FiniteRange
+
 
 @click.group("emulator")
 def command() -> None:
@@ -20,7 +22,7 @@ def command() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Directory with archive.jsonl: real rasters over the made-up planet.  [env: M3ETL_ARCHIVE]",
 )
-@click.option("--latency-ms", type=click.FloatRange(min=0), default=0.0, help="Delay of every answer in milliseconds.")
+@click.option("--latency-ms", type=FiniteRange(min=0), default=0.0, help="Delay of every answer in milliseconds.")
 @click.option(
     "--faults", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON script of failures to play."
 )

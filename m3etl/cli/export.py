@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from m3etl.cli.options import Settings, earthengine_options
+from m3etl.cli.options import FiniteRange, Settings, earthengine_options
 
 
 @click.command("export")
@@ -59,7 +59,7 @@ from m3etl.cli.options import Settings, earthengine_options
 )
 @click.option(
     "--budget-eecu-hours",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     metavar="H",
     help="EECU-hours that all exports of this campaign may spend; ends cleanly when the upper bound reaches it. "
     "A part stops at its even share.",

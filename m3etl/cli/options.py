@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+first_year, last_year = 1980, 2100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,15 @@ class CampaignPlace(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A URL stays text; everything else is a path."""
         return value if isinstance(value, str) and "://" in value else super().convert(value, param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number within bounds; NaN, which is within any bounds for Click, and infinity are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        return number if math.isfinite(number) else self.fail(f"{value} is no finite number.", param, ctx)
 
 
 def earthengine_options(function: F) -> F:
@@ -82,6 +93,8 @@ def parse_years(context: click.Context, parameter: click.Parameter, text: str | 
         years = int(first), int(last if colon else first)
     except ValueError:
         raise click.BadParameter(f"{text!r} is not FIRST:LAST, for example 2017:2020") from None
-    if not 1980 <= years[0] <= years[1] <= 2100:
+    if years[0] > years[1]:
         raise click.BadParameter(f"{text!r} is not an ascending pair of years")
+    if years[0] < first_year or years[1] > last_year:
+        raise click.BadParameter(f"{text!r} is not within {first_year}:{last_year}")
     return years

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from m3etl.cli.options import Settings, earthengine_options, parse_years
+from m3etl.cli.options import FiniteRange, Settings, earthengine_options, parse_years
 
 
 def parse_fractions(
@@ -48,7 +48,7 @@ def parse_fractions(
     "--per-ecoregion", is_flag=True, default=None, help="The same number for every ecoregion, not by biome and area."
 )
 @click.option(
-    "--spacing", "spacing_m", type=click.FloatRange(min=0), metavar="METRES", help="Least distance of two chip centres."
+    "--spacing", "spacing_m", type=FiniteRange(min=0), metavar="METRES", help="Least distance of two chip centres."
 )
 @click.option(
     "--exclude",
@@ -57,7 +57,7 @@ def parse_fractions(
     help="Places that no chip may touch: GeoJSON, CSV, GeoParquet, a region's file or name. May be repeated.",
 )
 @click.option(
-    "--exclude-buffer-km", type=click.FloatRange(min=0), metavar="KM", help="Keep so far away from them.  [default: 0]"
+    "--exclude-buffer-km", type=FiniteRange(min=0), metavar="KM", help="Keep so far away from them.  [default: 0]"
 )
 @click.option(
     "--split-by",
@@ -77,9 +77,7 @@ def parse_fractions(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="CSV with the columns identifier and split, for points with an identifier; implies --split-by points.",
 )
-@click.option(
-    "--buffer-km", type=click.FloatRange(min=0), help="Least distance of chips of different splits.  [default: 5]"
-)
+@click.option("--buffer-km", type=FiniteRange(min=0), help="Least distance of chips of different splits.  [default: 5]")
 @click.option("--add", is_flag=True, help="Append these chips to the plan that is there; --chips is how many more.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Another seed, another draw.  [default: 0]")
 @click.option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import click
 import pytest
@@ -17,6 +18,7 @@ from m3etl.cli.options import parse_years
 from m3etl.cli.sample import _sample_options, _split_options, parse_fractions
 from m3etl.errors import InputError
 from m3etl.io.plan import read_plan
+from m3etl.stages.summary import Summary
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,27 @@ def test_wrong_years_are_usage_errors(text):
         parse_years(None, None, text)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("2020:2017", "ascending"), ("1900:1950", "not within 1980:2100"), ("2020:20200", "not within 1980:2100")],
+)
+def test_years_that_never_were_are_told_from_a_wrong_order(text, reason):
+    with pytest.raises(click.BadParameter, match=reason):
+        parse_years(None, None, text)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("export", "--budget-eecu-hours"), ("sample", "--buffer-km"), ("sample", "--exclude-buffer-km")],
+)
+@pytest.mark.parametrize("number", ["nan", "inf", "-1"])
+def test_numbers_must_be_finite(tmp_path, capsys, command, option, number):
+    """No cost is ever above a budget of NaN: it would have been none."""
+    assert run(["-C", str(tmp_path), command, option, number]) == 2
+    assert option in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_source_comes_from_options_and_environment(tmp_path, monkeypatch):
     (tmp_path / "archive.jsonl").write_text("")
     assert source_of("embedded", None, str(tmp_path)) == EarthEngineConfig(url="embedded", archive=str(tmp_path))
@@ -266,3 +289,29 @@ def test_regions_are_listed_described_and_unknown_ones_refused(capsys):
     assert json.loads(capsys.readouterr().out)[0]["name"] == "pakin"
     assert run(["regions", "atlantis"]) == 2
     assert "europe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        (("demo",), "m3etl-demo"),
+        (("-C", "here", "demo"), "here"),
+        (("demo", "--directory", "there"), "there"),
+        (("-C", "here", "demo", "--directory", "here"), "here"),
+    ],
+)
+def test_the_demo_goes_where_it_is_told(monkeypatch, capsys, arguments, place):
+    places = []
+
+    def run_demo(directory, *, progress):
+        places.append(directory)
+        return Summary(stage="demo", done=1)
+
+    monkeypatch.setattr("m3etl.stages.demo.run_demo", run_demo)
+    assert run([*arguments]) == 0
+    assert places == [Path(place)]
+
+
+def test_two_places_for_the_demo_are_refused(capsys):
+    assert run(["-C", "here", "demo", "--directory", "there"]) == 2
+    assert "-C here and --directory there are two places" in capsys.readouterr().err
