@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from m3etl.campaign import ensure_directory, write_atomically
 from m3etl.errors import InputError
-from m3etl.io.plan import extra_types
 from m3etl.spec.catalog import declare_arrays
 from m3etl.spec.declarations import parse_declarations
 from m3etl.spec.modality import ArraySpec
@@ -39,12 +39,7 @@ def keep_declarations(root: Path, path: Path) -> tuple[ArraySpec, ...]:
     may be named like a column that the user's points brought: labels and arrays are asked for by the same names.
     """
     text, specs = read_declarations(path)
-    plan = root / "chips.parquet"
-    if plan.exists() and (clashing := [spec.name for spec in specs if spec.name in extra_types(plan)]):
-        raise InputError(
-            f"{path.name} declares {', '.join(clashing)}, and so is a column of the plan called",
-            hint="Give the array another name.",
-        )
+    _refuse_names_of_columns(root / "chips.parquet", path.name, specs)
     kept = root / "modalities" / path.name
     if kept.exists() and read_declarations(kept)[1] != specs:
         raise InputError(
@@ -55,3 +50,14 @@ def keep_declarations(root: Path, path: Path) -> tuple[ArraySpec, ...]:
     ensure_directory(kept.parent)
     write_atomically(kept, text.encode())
     return specs
+
+
+def _refuse_names_of_columns(plan: Path, file: str, specs: Sequence[ArraySpec]) -> None:
+    from m3etl.io.plan import extra_types
+
+    columns = extra_types(plan) if plan.exists() else {}
+    if clashing := [spec.name for spec in specs if spec.name in columns]:
+        raise InputError(
+            f"{file} declares {', '.join(clashing)}, and a column that the points brought has that name already",
+            hint="Give the array another name.",
+        )

@@ -200,12 +200,12 @@ def _under_free_names(columns: pd.DataFrame, progress: Progress) -> pd.DataFrame
     renamed = {name: f"point_{name}" for name in columns.columns if name in taken}
     if twice := sorted(set(renamed.values()) & set(columns.columns)):
         raise InputError(
-            f"the points have the columns {', '.join(twice)}, and the same without point_, which would be kept as these",
+            f"the points have columns {', '.join(twice)}, and the same without point_, which would be kept as these",
             hint="Give one of each pair another name.",
         )
     if renamed:
         kept = ", ".join(f"{name} as {other}" for name, other in renamed.items())
-        progress.say(f"columns of the points named like the plan's own or like an array are kept: {kept}")
+        progress.say(f"columns named like one of the plan or like an array are kept under other names: {kept}")
     return columns.rename(columns=renamed)
 
 

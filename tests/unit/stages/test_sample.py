@@ -17,6 +17,7 @@ from fakes.ecoregion_table import world_table
 from benchmarks.overlaps import overlapping_pairs
 from m3etl.campaign import Campaign, CampaignConfig, SampleConfig, SplitConfig, create_campaign
 from m3etl.errors import InputError, NothingSelectedError
+from m3etl.io.declared import keep_declarations
 from m3etl.io.ecoregions import read_ecoregions
 from m3etl.io.plan import plan_types, read_plan, write_plan
 from m3etl.spec.m3leo import tile_ids
@@ -186,7 +187,7 @@ class Said(SilentProgress):
 
 def test_labels_named_like_an_array_are_kept_under_another_name(tmp_path: Path, world: geopandas.GeoDataFrame):
     file = tmp_path / "points.csv"
-    file.write_text("lon,lat,worldcover,biome,crop\n10.5,-58.0,7,mine,rye\n24.0,45.0,8,yours,oats\n")
+    file.write_text("lon,lat,worldcover,biome,crop\n10.5,-58.0,7,mine,rye\n25.0,45.0,8,yours,oats\n")
     config = CampaignConfig(sample=SampleConfig(strategy="points", points=str(file)))
     campaign, said = create_campaign(tmp_path / "c", config), Said()
     run_sample(campaign, world, said)
@@ -198,8 +199,20 @@ def test_labels_named_like_an_array_are_kept_under_another_name(tmp_path: Path, 
     assert [line for line in said.lines if "worldcover as point_worldcover, biome as point_biome" in line]
     assert label_names(campaign) == ("point_worldcover", "point_biome", "crop")
     file.write_text("lon,lat,worldcover,point_worldcover\n10.5,-58.0,7,8\n")
-    with pytest.raises(InputError, match="the columns point_worldcover, and the same without point_"):
+    with pytest.raises(InputError, match="columns point_worldcover, and the same without point_"):
         run_sample(create_campaign(tmp_path / "d", config), world, said)
+
+
+def test_an_array_cannot_be_declared_under_the_name_of_a_label(tmp_path: Path, world: geopandas.GeoDataFrame):
+    example = Path(__file__).parents[3] / "docs" / "examples" / "palsar2.toml"
+    mine = tmp_path / "mine.toml"
+    mine.write_text(example.read_text().replace('name = "palsar2"', 'name = "my_radar"'))
+    file = tmp_path / "points.csv"
+    file.write_text("lon,lat,my_radar\n10.5,-58.0,7\n")
+    campaign, _, _ = sampled(tmp_path / "c", world, strategy="points", points=str(file))
+    with pytest.raises(InputError, match="declares my_radar, and a column that the points brought"):
+        keep_declarations(campaign.root, mine)
+    assert not (campaign.root / "modalities").exists()
 
 
 def test_points_are_counted_on_the_way(tmp_path: Path, world: geopandas.GeoDataFrame):
