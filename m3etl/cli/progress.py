@@ -16,6 +16,8 @@ from m3etl.stages.summary import Progress
 
 seconds_between_lines = 10.0
 rate_window_s = 30.0
+steady_after_s = 2.0  # a rate is first told so long after the first item
+echo_columns = 3  # kept free at the right: a terminal writes ^C there, and a wrapped one would break the bar
 refreshes_per_second = 4.0
 field_names = {
     "refused": "429s",
@@ -35,27 +37,30 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 
 class Rate:
-    """Items per second over the last half minute, or since the start where that is less."""
+    """Items per second over the last half minute, or since the first item where that is less. What was waited for
+    before it (scenes that are planned, the first answer) says nothing about the rest.
+    """
 
-    def __init__(self, started: float) -> None:
-        self._seen: deque[tuple[float, int]] = deque([(started, 0)])
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
 
     def note(self, now: float, done: int) -> None:
         """So many items are done by now."""
-        if self._seen[-1][1] == done:
+        if done == (self._seen[-1][1] if self._seen else 0):
             return
         self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[1][0] >= rate_window_s:
             self._seen.popleft()
 
     def per_second(self, now: float) -> float | None:
-        """The rate now; None before anything is done. It falls while nothing happens."""
+        """The rate now; None before a second item is done. It falls while nothing happens."""
+        if len(self._seen) < 2 or now - self._seen[0][0] < steady_after_s:
+            return None
         started, before = self._seen[0]
-        done = self._seen[-1][1] - before
-        return done / (now - started) if done and now > started else None
+        return (self._seen[-1][1] - before) / (now - started)
 
     def text(self, now: float, total: int | None) -> str:
-        """`, 4.2/s, 3 min 20 s left`; empty before anything is done."""
+        """`, 4.2/s, 3 min 20 s left`; empty before there is a rate."""
         rate = self.per_second(now)
         if rate is None:
             return ""
@@ -79,7 +84,7 @@ class LineProgress:
         self._fields: dict[str, Any] = {}
         self._next_at = 0.0
         self._started: float | None = None
-        self._rate = Rate(0.0)
+        self._rate = Rate()
 
     def start(self, label: str, total: int | None) -> None:
         """Begin to count `total` items (None: unknown)."""
@@ -87,7 +92,7 @@ class LineProgress:
             self._label, self._total, self._done, self._fields = label, total, 0, {}
             self._started = self._clock()
             self._next_at = self._started + self._every_s
-            self._rate = Rate(self._started)
+            self._rate = Rate()
             self._write(f"{label}: started" + (f", {total:,} to do" if total is not None else ""))
 
     def advance(self, count: int = 1, **fields: Any) -> None:
@@ -127,14 +132,15 @@ class LineProgress:
 class BarProgress:
     """A bar with rate, time left and the stage's own fields on a second line, by rich. Safe to call from threads."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         from rich.console import Console
 
         self._console = Console(file=stream)
+        self._clock = clock
         self._lock = threading.Lock()
         self._bar: Any = None
         self._fields: dict[str, Any] = {}
-        self._rate = Rate(0.0)
+        self._rate = Rate()
         self._done = 0
         self._total: int | None = None
 
@@ -143,7 +149,7 @@ class BarProgress:
         self.finish()
         with self._lock:
             self._fields, self._done, self._total = {}, 0, total
-            self._rate = Rate(time.monotonic())
+            self._rate = Rate()
             self._bar = _make_bar(self._console)
             self._bar.add_task(label, total=total, rate="", extra="")
             self._bar.start()
@@ -153,7 +159,7 @@ class BarProgress:
         with self._lock:
             if self._bar is None:
                 return
-            now = time.monotonic()
+            now = self._clock()
             self._done += count
             self._fields.update(fields)
             self._rate.note(now, self._done)
@@ -175,6 +181,7 @@ class BarProgress:
 
 def _make_bar(console: Any) -> Any:
     from rich.console import Group
+    from rich.padding import Padding
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -184,7 +191,8 @@ def _make_bar(console: Any) -> Any:
         def get_renderables(self) -> Any:
             extra = "\n".join(f"  {task.fields['extra']}" for task in self.tasks if task.fields["extra"])
             bar = self.make_tasks_table(self.tasks)
-            yield Group(bar, Text(extra, style="dim", overflow="ellipsis", no_wrap=True)) if extra else bar
+            lines = Group(bar, Text(extra, style="dim", overflow="ellipsis", no_wrap=True)) if extra else bar
+            yield Padding(lines, (0, echo_columns, 0, 0))
 
     columns = (
         TextColumn("{task.description}"),

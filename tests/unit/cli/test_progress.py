@@ -44,7 +44,7 @@ def test_an_unknown_total_is_not_shown_and_the_end_comes_once():
 
 
 def test_the_rate_is_that_of_the_last_half_minute():
-    rate = Rate(0.0)
+    rate = Rate()
     assert rate.per_second(5.0) is None
     assert rate.text(5.0, 10) == ""
     for second in range(1, 41):
@@ -55,6 +55,17 @@ def test_the_rate_is_that_of_the_last_half_minute():
     assert rate.per_second(100.0) == pytest.approx(2.0, rel=0.05)
     assert rate.per_second(160.0) < 1.0, "it falls while nothing happens"
     assert rate.text(100.0, None) == ", 2/s"
+
+
+def test_the_wait_for_the_first_item_is_no_rate():
+    """Twenty seconds of planning, then an item a second: not `7 min left` at the first of forty."""
+    rate = Rate()
+    rate.note(20.0, 0)
+    rate.note(20.5, 1)
+    assert rate.text(20.6, 41) == ""
+    for second in range(1, 11):
+        rate.note(20.5 + second, 1 + second)
+    assert rate.text(30.5, 41) == ", 1/s, 30.0 s left"
 
 
 def test_rates():
@@ -75,10 +86,12 @@ def test_threads_lose_no_count():
 
 
 def test_a_bar_shows_label_count_and_fields():
-    stream = io.StringIO()
-    progress = BarProgress(stream)
+    clock, stream = Clock(), io.StringIO()
+    progress = BarProgress(stream, clock=clock)
     progress.start("export", 4)
-    progress.advance(3, refused=2, retries=1)
+    progress.advance(1)
+    clock.now = 5.0
+    progress.advance(2, refused=2, retries=1)
     progress.say("[red] is text and no markup")
     progress.finish()
     progress.advance()
@@ -89,6 +102,19 @@ def test_a_bar_shows_label_count_and_fields():
     assert "/s, " in text
     assert "left" in text
     assert "[red] is text" in text
+
+
+def test_a_bar_leaves_room_for_what_a_terminal_echoes(monkeypatch):
+    """`^C` at the end of a full line wraps, and the bar is then drawn once more below itself."""
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = io.StringIO()
+    progress = BarProgress(stream)
+    progress.start("pixels", 84)
+    progress.advance(1, scenes=76, questions=2, in_flight=38, retries=0, refused=0, megabytes=1234.5)
+    progress.finish()
+    lines = [line for line in stream.getvalue().splitlines() if line.strip()]
+    assert lines
+    assert max(len(line.rstrip()) for line in lines) <= 57
 
 
 def test_a_stream_that_is_no_terminal_gets_lines():
