@@ -18,9 +18,10 @@ from m3etl.io.joining import join_ledgers
 from m3etl.io.journal import AnswerJournal, journal_name
 from m3etl.io.ledger import Ledger
 from m3etl.io.lots import keep_part
+from m3etl.spec.roworder import choose_lot_chips
 from m3etl.stages.layout import Layout
 from m3etl.stages.ledgers import open_ledgers
-from m3etl.stages.scheduling import form_open_lots, plan_identity, read_plan_into
+from m3etl.stages.scheduling import count_planned, form_open_lots, plan_identity, read_plan_into
 from m3etl.stages.summary import Progress
 
 
@@ -48,6 +49,8 @@ def begin_part(campaign: Campaign, ledger: Ledger, layout: Layout, region: str |
     Raises NothingSelectedError where the part has none, InputError where another region is asked for than at first.
     """
     part = campaign.part or (1, 1)
+    if ledger.read_meta("part") is not None and not ledger.lot_count():
+        _forget_lots(campaign, ledger, layout)
     if ledger.read_meta("part") is None:
         only, ledger.chosen = ledger.chosen, replace(ledger.chosen, only="")
         ledger.write_meta("selection", region)
@@ -59,13 +62,22 @@ def begin_part(campaign: Campaign, ledger: Ledger, layout: Layout, region: str |
     if not ledger.lot_count():
         raise NothingSelectedError(
             f"part {part[0]}/{part[1]} of this campaign holds no chip: there are fewer lots of chips than parts",
-            hint="Use fewer parts; `lot_chips` in campaign.toml's [store] sets how many chips are fixed together.",
+            hint="Use fewer parts, or, before any part is exported, a smaller `lot_chips` (chips that are fixed "
+            "together) in [store] of campaign.toml for all of them.",
         )
     if ledger.read_meta("selection") != region:
         raise InputError(
             f"this part was begun with the region {ledger.read_meta('selection')!r}; {region!r} was asked for now",
             hint="Finish all parts with the same region; then export others without --part.",
         )
+
+
+def _forget_lots(campaign: Campaign, ledger: Ledger, layout: Layout) -> None:
+    """A part that got no lot has asked for nothing: it begins anew, with lots of the size that is configured now."""
+    wanted = campaign.config.store.lot_chips
+    ledger.write_meta("lot_chips", choose_lot_chips(count_planned(campaign), layout.shard_chips, wanted))
+    ledger.write_meta("plan", None)
+    ledger.write_meta("part", None)
 
 
 def join_parts(campaign: Campaign, progress: Progress) -> None:
@@ -78,7 +90,6 @@ def join_parts(campaign: Campaign, progress: Progress) -> None:
         return
     if not campaign.ledger_path.exists():
         _check_complete(parts)
-        progress.say(f"joining {len(parts)} parts into one ledger; go on without --part from now on")
         with open_ledgers(campaign) as opened:
             same = all(ledger.read_meta("plan") == plan_identity(campaign) for _, ledger in opened)
             join_ledgers(
@@ -87,6 +98,7 @@ def join_parts(campaign: Campaign, progress: Progress) -> None:
                 campaign.raw_path,
                 plan_identity(campaign) if same else None,
             )
+        progress.say(f"{len(parts)} parts are joined into one ledger; go on without --part from now on")
     for part in parts:
         answers = AnswerJournal(part.raw_path / journal_name).read()
         if answers:  # what a part that was broken off has asked and not decided yet

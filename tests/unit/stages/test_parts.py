@@ -184,6 +184,20 @@ def test_what_does_not_go_with_parts_is_refused(whole, tmp_path):
         export(small, FakeEarth(), part=(1, 2))
 
 
+def test_a_part_without_lots_begins_anew_with_smaller_ones(tmp_path, whole):
+    """What the refusal advises helps: the ledger that it leaves behind keeps nothing of the larger lots."""
+    campaign = campaign_in(tmp_path / "c")
+    save_config(campaign.with_config(store=replace(campaign.config.store, lot_chips=0)))
+    for _ in range(2):
+        with pytest.raises(NothingSelectedError, match="holds no chip"):
+            export(campaign, earth(), part=(1, 2))
+    save_config(campaign)
+    for number in (1, 2):
+        export(campaign, earth(), part=(number, 2))
+    export(campaign, earth())
+    assert content(campaign.root) == content(whole.root)
+
+
 def test_parts_of_different_plans_are_told_apart(tmp_path):
     first, second = campaign_in(tmp_path / "a"), campaign_in(tmp_path / "b")
     write_plan(second.plan_path, make_plan(chips + 2, reserve=reserves))
