@@ -119,6 +119,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
         return interrupted_exit_code
+    except SystemExit:  # by Click itself, which ends so only where the reader went away, as `head` does
+        return report_failure(BrokenPipeError(), verbose=False)
     except Exception as error:
         return report_failure(error, verbose=_is_verbose(arguments))
     return result if isinstance(result, int) else 0

@@ -44,9 +44,11 @@ def _summary(campaign: Campaign, opened: Sequence[tuple[Campaign, Ledger]], plan
     rate = sum(map(_rate, ledgers))
     requests = int(sum(totals[f"{kind}_requests"] for kind in ("planning", "pixel", "profile")))
     final = counts[ChipState.LANDED] + counts[ChipState.SEALED]
+    fresh = max(0, planned - sum(counts.values()))  # drawn since the last export, or in parts that are elsewhere
     facts: dict[str, Any] = {
         "chips in the plan (with reserve)": planned,
         **({"parts": _parts(opened)} if opened[0][0].part else {}),
+        **({"of them in no export yet": fresh} if fresh else {}),
         **{str(state): counts[state] for state in ChipState},
         "generations": sum(ledger.generation_count() for ledger in ledgers),
         "shards sealed": f"{sum(sealed for _, sealed in shards)} of {sum(count for count, _ in shards)}",
@@ -56,7 +58,7 @@ def _summary(campaign: Campaign, opened: Sequence[tuple[Campaign, Ledger]], plan
         "retries": int(totals["retries"]),
         **spent_facts(read_figures(campaign, *ledgers)),
         "chips per second (last run)": round(rate, 2) if rate else None,
-        "seconds left": round(left / rate) if rate and left else (0 if not left else None),
+        "seconds left": round(left / rate) if rate and left else (None if left or fresh else 0),
     }
     adding = [item for owner, ledger in opened for item in read_additions(owner, ledger)]
     if adding:

@@ -180,3 +180,14 @@ def test_a_reader_that_closes_early_gets_no_traceback():
     )
     assert result.stdout.strip() == "["
     assert result.stderr == ""
+
+
+def test_a_reader_that_is_gone_is_no_bug():
+    """Exit code 1 is promised to mean a bug."""
+    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    reader.wait()
+    assert reader.stdin is not None
+    command = [sys.executable, "-m", "m3etl.cli.main", "regions"]
+    result = subprocess.run(command, stdout=reader.stdin, stderr=subprocess.PIPE, text=True)
+    reader.stdin.close()
+    assert (result.returncode, result.stderr) == (141, "")

@@ -53,6 +53,18 @@ def test_nothing_exported_yet(tmp_path):
     assert read_status(campaign).facts["state"] == "nothing is exported yet"
 
 
+def test_chips_that_no_export_knows_yet_are_not_passed_over(tmp_path):
+    """An export that ended before it read the plan leaves an empty ledger: that is not `0 left`."""
+    campaign = make_campaign(tmp_path / "c", make_plan(3))
+    open_ledger(campaign.ledger_path).close()
+    facts = read_status(campaign).facts
+    assert (facts["of them in no export yet"], facts["waiting"], facts["seconds left"]) == (3, 0, None)
+    export(campaign, FakeEarth())
+    facts = read_status(open_campaign(campaign.root)).facts
+    assert "of them in no export yet" not in facts
+    assert (facts["sealed"], facts["seconds left"]) == (3, 0)
+
+
 def test_only_whole_shards_are_sealed_and_the_rest_waits(tmp_path):
     campaign = interrupted(tmp_path)
     before = content(campaign.root)
