@@ -289,7 +289,8 @@ def compute_facts(chips: int, unplanned: int, known: Figures, *, task_bytes: flo
     unmeasured = sorted(name for name, lane in lanes.items() if not lane.is_known)
     if not lanes or not known.chips or unmeasured:
         missing = f" of {' and '.join(unmeasured)}" if unmeasured else ""
-        reason = f"unknown: fewer than {least_samples} profiled requests{missing}; measure them with --pilot"
+        how = "measure more with a larger --pilot" if known.chips else "measure them with --pilot"
+        reason = f"unknown: fewer than {least_samples} profiled requests{missing}; {how}"
         return {"EECU-hours": None, "EECU-hours (95 % upper bound)": None, "EECU figures from": reason}
     units = {name: known.per_chip(name) * (unplanned if name == planning_lane else chips) for name in lanes}
     if by_tasks:
