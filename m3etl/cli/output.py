@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -183,8 +183,9 @@ def _write_rich(columns: Sequence[str], rows: Sequence[Mapping[str, Any]], title
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, justify="right" if _is_number_column(column, rows) else "left")
+    for number, column in enumerate(columns):  # a name that is cut says nothing; the others wrap
+        justify: Literal["right", "left"] = "right" if _is_number_column(column, rows) else "left"
+        table.add_column(column, justify=justify, no_wrap=number == 0, overflow="fold")
     for row in rows:
         table.add_row(*(cell_text(row.get(column)) for column in columns))
     Console(markup=False).print(table)

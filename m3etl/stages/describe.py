@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 
 from m3etl.campaign import Campaign
+from m3etl.io.ledger import ChipState
 from m3etl.io.plan import read_plan
 from m3etl.io.provenance import read_provenance
 from m3etl.io.store import ChipStore, open_store
 from m3etl.learn.selection import open_data
 from m3etl.spec.biomes import biome_names
 from m3etl.spec.modality import ArraySpec, Shape
+from m3etl.stages.ledgers import open_ledgers
 from m3etl.stages.presence import find_presence, write_presence
 from m3etl.stages.summary import Summary
 
@@ -31,6 +33,8 @@ def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
     plan = read_plan(campaign.plan_path, columns=["split", "biome", "reserve", "row"])
     spare = plan["reserve"] & (plan["row"] < 0)
     facts: dict[str, Any] = {"campaign": campaign.root.resolve().name, "chips planned": int((~spare).sum())}
+    if unusable := _count_unusable(campaign):
+        facts["of them unusable"] = unusable
     facts["reserve"] = int(spare.sum())
     plan = plan[~spare]
     facts["splits"] = [
@@ -52,6 +56,14 @@ def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
         write_presence(campaign.presence_path, found)
         facts |= found.facts() | {"table of presence": campaign.presence_path.name}
     return Summary(stage="describe", done=sealed, seconds=time.monotonic() - started, facts=facts)
+
+
+def _count_unusable(campaign: Campaign) -> int:
+    """Planned chips that have no usable scene; a chip of the reserve stands in for each, if there was one."""
+    if not campaign.with_ledger:
+        return 0
+    with open_ledgers(campaign, to_read=True) as opened:
+        return sum(ledger.counts().get(ChipState.UNUSABLE, 0) for _, ledger in opened)
 
 
 def describe_published(url: str) -> Summary:

@@ -92,7 +92,7 @@ def dry_run(
     so_far = describe_tasks(campaign.ledger_path) if ledger is not None else ""
     if so_far:
         figures["tasks so far"] = so_far
-    return Summary(stage="export", skipped=chips, facts={"dry run": "nothing was requested", **figures})
+    return Summary(stage="export", skipped=chips, facts={"dry run": "nothing was exported", **figures})
 
 
 def _chips(tally: Tally, *states: ChipState) -> int:

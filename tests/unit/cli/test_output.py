@@ -125,3 +125,14 @@ def test_many_bytes_have_a_unit_a_person_reads(capsys):
         "  bytes received  12",
         "  chips           40,000",
     ]
+
+
+def test_a_narrow_terminal_cuts_no_name(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    names = ("sentinel2_dates_cloud", "era5_precipitation")
+    bands = "total_precipitation_previous_month"
+    write_rows([{"array": name, "bands": bands, "units": "m", "licence": "CC-BY-4.0"} for name in names])
+    text = capsys.readouterr().out
+    assert all(name in text for name in names)
+    assert "\u2026" not in text

@@ -94,6 +94,12 @@ def test_copies_of_the_directory_come_together_afterwards(whole, tmp_path):
     assert read_status(second).done == read_status(whole).done
 
 
+def test_what_is_planned_is_stored_or_unusable(whole):
+    facts = run_describe(whole).facts
+    assert facts["of them unusable"] == read_status(whole).rejected > 0
+    assert facts["chips planned"] == facts["chips stored"] + facts["of them unusable"]
+
+
 def test_a_part_that_was_broken_off_is_finished_after_joining(whole, tmp_path):
     campaign = campaign_in(tmp_path / "c", max_in_flight=1)
 
