@@ -44,8 +44,8 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         tally = ledger.tally()
     done, failed = _chips(tally, *stored_states), _chips(tally, ChipState.FAILED)
     failures = ledger.failures() if failed else []
-    if any(Kind(kind) in retry_may_help for kind, _, _ in failures):
-        progress.say("some chips failed for reasons that may pass: try them with `m3etl export --retry-failed`")
+    if failures:
+        progress.say(what_to_do_about([Kind(kind) for kind, _, _ in failures]))
     planning, pixels = outcome.planning, outcome.pixels
     requests = planning.requests + pixels.requests + outcome.profiles
     facts: dict[str, Any] = {
@@ -81,6 +81,18 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         errors={f"{kind}: {reason}": chips for kind, reason, chips in failures},
         facts=facts,
     )
+
+
+def what_to_do_about(kinds: Sequence[Kind]) -> str:
+    """What a user does about chips that failed like this; the same command alone leaves them as they are."""
+    passing = sorted({str(kind) for kind in kinds if kind in retry_may_help})
+    lasting = sorted({str(kind) for kind in kinds if kind not in retry_may_help})
+    again = "`m3etl export --retry-failed`"
+    if not lasting:
+        return f"some chips failed for reasons that may pass: try them with {again}"
+    advice = f"some chips failed for reasons that stay until their cause is gone ({', '.join(lasting)}): then try "
+    only = ", ".join(f"`m3etl export --only {kind}`" for kind in passing)
+    return f"{advice}{again}" + (f"; others may pass: try {only}" if passing else "")
 
 
 def dry_run(
