@@ -181,7 +181,7 @@ class BarProgress:
 
 def _make_bar(console: Any) -> Any:
     from rich.console import Group
-    from rich.padding import Padding
+    from rich.constrain import Constrain
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -192,7 +192,7 @@ def _make_bar(console: Any) -> Any:
             extra = "\n".join(f"  {task.fields['extra']}" for task in self.tasks if task.fields["extra"])
             bar = self.make_tasks_table(self.tasks)
             lines = Group(bar, Text(extra, style="dim", overflow="ellipsis", no_wrap=True)) if extra else bar
-            yield Padding(lines, (0, echo_columns, 0, 0))
+            yield Constrain(lines, max(1, console.width - echo_columns))
 
     columns = (
         TextColumn("{task.description}"),
