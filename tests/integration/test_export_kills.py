@@ -61,3 +61,4 @@ def test_killed_at_random_moments_under_faults(tmp_path, request):
     assert report["faults"] > kills / 2
     assert report["most lost by a kill"] <= 2 * in_flight, "what was at the service, and as many being written"
     assert report["pixels repeated"] <= 2 * in_flight * kills
+    assert report["planning repeated"] <= in_flight * kills

@@ -27,6 +27,7 @@ from m3etl.campaign import (
     StoreConfig,
     create_campaign,
     open_campaign,
+    save_config,
 )
 from m3etl.errors import AuthenticationError, InputError, NothingSelectedError, RemoteError
 from m3etl.io.outcomes import Failure, Kind
@@ -402,6 +403,18 @@ def test_reserves_replace_what_has_no_anchor(tmp_path):
     assert summary.done == 30
     assert [row["usable"] for row in summary.facts["biomes"]] == [10, 10, 10]
     assert sum(row["from the reserve"] for row in summary.facts["biomes"]) == len(lost)
+
+
+def test_biomes_stay_balanced_over_lots(tmp_path):
+    """Each lot makes up for its own losses; later lots get none of the reserves that an earlier one has used."""
+    plan = make_plan(120, reserve=60)
+    campaign = make_campaign(tmp_path / "c", plan, strategy="biome")
+    save_config(campaign.with_config(store=replace(campaign.config.store, lot_chips=24)))
+    summary = export(campaign, FakeEarth(lost=0.1))
+    assert read_status(open_campaign(campaign.root)).facts["generations"] == 5
+    assert [row["usable"] for row in summary.facts["biomes"]] == [40, 40, 40]
+    lost = sum(fraction(name, "lost") < 0.1 for name in plan["chip_id"][:120])
+    assert sum(row["from the reserve"] for row in summary.facts["biomes"]) == lost > 8
 
 
 def test_points_take_the_best_scene_below_the_thresholds(tmp_path):
