@@ -78,7 +78,10 @@ def start_embedded(
             state_dir.mkdir(parents=True, exist_ok=True)
             errors = stack.enter_context((state_dir / "emulator.stderr").open("w+b"))
         except OSError as error:
-            raise InputError(f"Cannot use the state directory {state_dir}: {error.strerror}.") from None
+            raise InputError(
+                f"Cannot use the state directory {state_dir}: {error.strerror}.",
+                hint="The embedded Earth Engine keeps its operations there: make it writable, or free some space.",
+            ) from None
         options = {"archive": archive, "faults": faults, "log": log, "latency-ms": latency_ms or None}
         command = _command(state_dir, {key: str(value) for key, value in options.items() if value is not None})
         process = subprocess.Popen(

@@ -122,7 +122,10 @@ def _state_directory(state_dir: Path | None) -> Iterator[Path]:
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"Cannot use the state directory {state_dir}: {error.strerror}.") from None
+        raise InputError(
+            f"Cannot use the state directory {state_dir}: {error.strerror}.",
+            hint="The embedded Earth Engine keeps its operations there: make it writable, or free some space.",
+        ) from None
     yield state_dir
 
 

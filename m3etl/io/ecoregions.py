@@ -12,6 +12,9 @@ from m3etl.errors import InputError
 if TYPE_CHECKING:
     import geopandas
 
+readable = (
+    "Readable are GeoJSON, GeoPackage, Shapefile (with its .shx and .dbf) and GeoParquet; check that the file is whole."
+)
 ecoregion_columns = ("eco_id", "eco_name", "biome_name", "realm", "geometry")
 
 
@@ -29,17 +32,17 @@ def read_vector(path: Path, what: str) -> geopandas.GeoDataFrame:
     import pyarrow
 
     if not path.exists():
-        raise InputError(f"there is no file {path} to read {what} from")
+        raise InputError(f"there is no file {path} to read {what} from", hint=readable)
+    if path.is_file() and not path.stat().st_size:
+        raise InputError(f"cannot read {what} from {path}: the file is empty", hint=readable)
     try:
         if path.suffix.lower() in {".parquet", ".geoparquet", ".pq"}:
             return geopandas.read_parquet(path)
         return geopandas.read_file(path)
     except (OSError, ValueError, KeyError, RuntimeError, pyarrow.ArrowException) as error:  # GDAL's are RuntimeErrors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"cannot read {what} from {path}: {reason}",
-            hint="Readable are GeoJSON, GeoPackage, Shapefile (with its .shx and .dbf) and GeoParquet.",
-        ) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0].partition("; It might help to specify the correct driver")[0]  # GDAL's own syntax
+        raise InputError(f"cannot read {what} from {path}: {reason}", hint=readable) from error
 
 
 def normalise_ecoregions(table: Any, source: str) -> geopandas.GeoDataFrame:

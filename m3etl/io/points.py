@@ -19,6 +19,7 @@ coordinate_names = (("lon", "lat"), ("longitude", "latitude"), ("lng", "lat"), (
 parquet_suffixes = frozenset({".parquet", ".geoparquet", ".pq"})
 table_suffixes = frozenset({".csv", ".tsv", ".txt"})
 largest_table = 20_000_000  # points; a plan has no more chips
+wanted = "Give points as GeoJSON or GeoParquet, or as CSV with the columns lon and lat in degrees."
 _shown = 5
 _chunk_rows = 1_000_000
 
@@ -41,7 +42,9 @@ def read_points(path: Path) -> PointTable:
     """
     problems: list[str] = []
     if not path.is_file():
-        raise InputError(f"there is no file {path} to read points from")
+        raise InputError(f"there is no file {path} to read points from", hint=wanted)
+    if not path.stat().st_size:
+        raise InputError(f"cannot read points from {path}: the file is empty", hint=wanted)
     is_text = path.suffix.lower() in table_suffixes
     if is_text:
         lon, lat, columns = _from_table(_read_csv(path, problems), problems)
@@ -56,7 +59,7 @@ def read_points(path: Path) -> PointTable:
     if problems:
         raise InputError(
             f"{path} is no list of points: " + "; ".join(problems),
-            hint="Give points as GeoJSON or GeoParquet, or as CSV with the columns lon and lat in degrees.",
+            hint=wanted,
         )
     return PointTable(lon=lon, lat=lat, columns=columns.reset_index(drop=True))
 
@@ -69,7 +72,9 @@ def has_geometry(path: Path) -> bool:
     try:
         return b"geo" in (pyarrow.parquet.read_schema(path).metadata or {})
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"cannot read points from {path}: {error}") from error
+        raise InputError(
+            f"cannot read points from {path}: {error}", hint=f"Check that the file is whole. {wanted}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +113,9 @@ def _read_csv(path: Path, problems: list[str]) -> pd.DataFrame:
         problems.append(_unequal_rows(path, separator) or str(error))
         return pd.DataFrame(columns=["lon", "lat"], index=pd.Index([], dtype=np.int64))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read points from {path}: {error}") from error
+        raise InputError(
+            f"cannot read points from {path}: {error}", hint=f"Check that the file is whole. {wanted}"
+        ) from error
     return pd.concat(parts)
 
 
@@ -165,7 +172,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
-        raise InputError(f"cannot read points from {path}: {error}") from error
+        raise InputError(
+            f"cannot read points from {path}: {error}", hint=f"Check that the file is whole. {wanted}"
+        ) from error
 
 
 def _numbered(table: Any) -> Any:
@@ -174,7 +183,7 @@ def _numbered(table: Any) -> Any:
 
 
 def _check_coordinates(lon: Floats, lat: Floats, where: _Places, problems: list[str]) -> None:
-    missing = ~(np.isfinite(lon) & np.isfinite(lat))
+    missing = np.isnan(lon) | np.isnan(lat)
     if missing.any():
         problems.append(f"{missing.sum()} points have no coordinates ({where(missing)})")
     impossible = (np.abs(lon) > 180.0) | (np.abs(lat) > 90.0)

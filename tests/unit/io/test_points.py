@@ -56,7 +56,8 @@ def test_plain_parquet_with_columns(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "reasons"),
     [
-        ("", ["no columns lon and lat"]),
+        ("", ["the file is empty"]),
+        ("lon,lat\n1,inf\n,2\n", ["1 points have no coordinates (line 3)", "1 points are not within", "(line 2)"]),
         ("a,b\n1,2\n", ["no columns lon and lat", "columns: a, b"]),
         ("lon,lat\n", ["no points"]),
         (
@@ -88,10 +89,19 @@ def test_other_geometries_and_unreadable_files_are_refused(tmp_path: Path):
     lines.to_file(tmp_path / "p.geojson")
     with pytest.raises(InputError, match="must be points, not LineString"):
         read_points(tmp_path / "p.geojson")
-    for name in ("q.geojson", "q.parquet"):
-        (tmp_path / name).write_text("nothing")
-        with pytest.raises(InputError, match="cannot read points"):
+    frame().to_parquet(tmp_path / "whole.parquet")
+    half = (tmp_path / "whole.parquet").read_bytes()[:900]
+    for name, content in (
+        ("q.geojson", b"nothing"),
+        ("q.parquet", b"nothing"),
+        ("half.parquet", half),
+        ("r.geojson", b""),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="cannot read points") as caught:
             read_points(tmp_path / name)
+        assert "GeoParquet" in caught.value.hint
+        assert "<DRIVER>" not in caught.value.message
     with pytest.raises(InputError, match="no file"):
         read_points(tmp_path / "absent.csv")
 
