@@ -6,7 +6,6 @@ Each figure comes from a process of its own, so that its peak memory is its own 
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sqlite3
 import statistics
@@ -169,7 +168,9 @@ def _child(what: str, root: Path) -> Row:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss: that starts at the peak of the process which started this one.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 def _take_in(campaign: Campaign) -> None:

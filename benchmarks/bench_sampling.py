@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.alone import Cost, measure
 from benchmarks.overlaps import overlapping_pairs
 from benchmarks.rows import Row, measured_row
 from m3etl.io.plan import read_plan
@@ -32,8 +32,8 @@ def run(*, quick: bool = True) -> list[Row]:
         _check_plan(Path(folder) / "0" / "chips.parquet")
         requests, seconds = _random_points(Path(folder), data, measured=2 if quick else 6)
     world = "the real ecoregions" if data else "the planet's ecoregions (no real ones here)"
-    note = f"{measured[0][2]:,} chips with the reserve, over {world}; no two overlap, biomes differ by at most one chip"
-    cpu = statistics.median(item[3] for item in measured)
+    note = f"{measured[0][1]:,} chips with the reserve, over {world}; no two overlap, biomes differ by at most one chip"
+    cpu = statistics.median(cost.processor_s for cost, _ in measured)
     rival = f"randomPoints by {batch_points}: {requests:,} requests"
     extrapolated = (
         f"wall time of the command on {os.cpu_count()} cores ({cpu:.1f} s of CPU), {note}; the rival's seconds are "
@@ -44,12 +44,14 @@ def run(*, quick: bool = True) -> list[Row]:
         measured_row(
             "sampling.seconds_1_2m",
             "s",
-            [item[0] for item in measured],
+            [cost.seconds for cost, _ in measured],
             rival=rival,
             rival_value=requests * seconds,
             note=extrapolated,
         ),
-        measured_row("sampling.memory_mb_1_2m", "MB", [item[1] for item in measured], note=f"peak resident; {note}"),
+        measured_row(
+            "sampling.memory_mb_1_2m", "MB", [cost.peak_mb for cost, _ in measured], note=f"peak resident; {note}"
+        ),
     ]
 
 
@@ -59,19 +61,12 @@ def real_data() -> Path | None:
     return path if (path / "ecoregions" / "Ecoregions2017.shp").is_file() else None
 
 
-def _sample(campaign: Path, source: list[str]) -> tuple[float, float, int, float]:
-    """Seconds, peak MB, number of chips and seconds of CPU of one draw."""
+def _sample(campaign: Path, source: list[str]) -> tuple[Cost, int]:
+    """What one draw takes, and how many chips it gives."""
     command = [sys.executable, "-m", "m3etl", "-C", str(campaign), "--json", "sample", "--chips", str(chips), *source]
-    with (campaign.with_suffix(".json")).open("wb") as output:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    cost = measure(command, campaign.with_suffix(".json"))
     summary = json.loads(campaign.with_suffix(".json").read_text())
-    return seconds, usage.ru_maxrss / 1000.0, summary["chips"] + summary["reserve"], usage.ru_utime + usage.ru_stime
+    return cost, summary["chips"] + summary["reserve"]
 
 
 def _check_plan(plan: Path) -> None:
