@@ -65,7 +65,7 @@ def summarise(campaign: Campaign, ledger: Ledger, outcome: Outcome, progress: Pr
         facts["tasks"] = tasks
     if by_biome:
         facts["biomes"] = _biome_rows(tally)
-    facts["observed"] = [
+    facts["observed" if ledger.chosen.inside is None else "observed in the whole campaign"] = [
         {"array": name, "landed chips": chips, "share of their pixels": round(valid / chips, 4)}
         for name, (chips, valid) in ledger.valid_fractions().items()
     ]

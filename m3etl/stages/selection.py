@@ -121,7 +121,8 @@ def _select_biomes(config: SampleConfig, ground: Ground, progress: Progress) -> 
         progress.say(f"there is no room for {missing} chips: {short}")
     if drawn.exhausted:
         facts["ecoregions without room for their share"] = len(drawn.exhausted)
-    facts["tried"] = [{"outcome": name, "count": count} for name, count in drawn.outcomes.items() if count]
+    outcomes = {**drawn.outcomes, "accepted and needed (chips and reserve)": len(drawn.cells)}
+    facts["tried"] = [{"outcome": name, "count": count} for name, count in outcomes.items() if count]
     nothing = np.zeros(len(drawn.cells), dtype=np.int64)
     return Selection(
         parts=_sliced(drawn.cells, drawn.ecoregion, drawn.reserve, nothing, {}),

@@ -467,9 +467,9 @@ def test_growing_by_another_selection_is_a_new_generation(tmp_path, monkeypatch)
             return np.asarray(lat) < plan["lat"].median()
 
     monkeypatch.setattr("m3etl.stages.scheduling.read_region", lambda name: Half())
-    export(campaign, FakeEarth(), region="half")
+    assert "observed" not in export(campaign, FakeEarth(), region="half").facts, "the shares are those of all chips"
     first = content(campaign.root)
-    export(campaign, FakeEarth())
+    assert "observed" in export(campaign, FakeEarth()).facts
     rows = read_plan(campaign.plan_path)
     assert rows[south]["row"].max() == 5
     assert rows[~south]["row"].min() == 8
