@@ -229,6 +229,13 @@ def gdal_name(location: str) -> str:
     return location
 
 
+def forgetting(location: str) -> dict[str, str]:
+    """GDAL settings for a remote raster of which wrong bytes came: what is kept of it is forgotten when it is closed.
+    Without them GDAL answers from memory, also what it got of an answer that was cut off.
+    """
+    return {"CPL_VSIL_CURL_NON_CACHED": f"{gdal_name(location)};"}  # separated by colons unless there is a semicolon
+
+
 def is_remote(location: str) -> bool:
     """Whether a location is read over a network."""
     return gdal_name(location).startswith(("/vsicurl", "/vsigs", "/vsis3", "/vsiaz"))

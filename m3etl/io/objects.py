@@ -80,8 +80,15 @@ class Bucket:
         """The objects of one folder below the prefix, by name."""
         import obstore
 
+        prefix = f"{self.place.prefix}{folder}"
         with self._errors(f"list {folder}"):
-            pages = list(obstore.list(self._store, prefix=f"{self.place.prefix}{folder}"))
+            try:
+                pages = list(obstore.list(self._store, prefix=prefix))
+            except obstore.exceptions.GenericError as error:
+                if _status_of(error)[0]:
+                    raise
+                # obstore asks again where no answer began; one that was cut off it leaves to us.
+                pages = list(obstore.list(self._store, prefix=prefix))
         found = [StoredObject(name=str(item["path"]), nbytes=int(item["size"])) for page in pages for item in page]
         return sorted(found, key=lambda item: item.name)
 

@@ -4,6 +4,7 @@ windows, and given out in the form in which the pixel lane's answers come.
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from m3etl.compute.grids import PixelGrid, PixelWindow, whole_pixel_offset
 from m3etl.errors import InputError, RemoteError
 from m3etl.io.exports import folder_of
+from m3etl.io.geotiffs import forgetting
 from m3etl.io.objects import Bucket
 from m3etl.io.outcomes import RequestFailed
 from m3etl.io.pixels import PixelJob, PixelRequest, WholeChip, read_answer
@@ -105,7 +107,7 @@ class ExportedTask:
 
     def _reopened(self, error: Exception) -> Generator[WindowPixels]:
         try:
-            self._rasters = self._open()
+            self._rasters = self._open(anew=True)
         except WrongFilesError as again:
             raise again from error
         return self._read_from(self._next)
@@ -127,19 +129,24 @@ class ExportedTask:
         folder = folder_of(self.record.job, self.record.attempt)
         return [item.name for item in self._bucket.objects(folder) if item.name.endswith(".tif")]
 
-    def _open(self) -> list[Raster]:
+    def _open(self, *, anew: bool = False) -> list[Raster]:
         names = self._objects()
         if not names:
             raise WrongFilesError("the export left no files in the bucket")
         options = self._bucket.reading_options()
-        rasters = []
-        for name in names:
-            try:
-                rasters.append(describe_raster(self._bucket.location(name), options=options))
-            except (RemoteError, InputError) as error:
-                raise self._damaged(error) from error
+        rasters = [self._described(self._bucket.location(name), options, anew=anew) for name in names]
         _check_files(self.record.task, self._specs, rasters)
         return rasters
+
+    def _described(self, location: str, options: Mapping[str, str], *, anew: bool) -> Raster:
+        fresh = {**options, **forgetting(location)}
+        for settings in (fresh if anew else options, fresh):  # closing the second forgets what the first got
+            with contextlib.suppress(RemoteError, InputError):
+                return describe_raster(location, options=settings)
+        try:
+            return describe_raster(location, options=fresh)
+        except (RemoteError, InputError) as error:
+            raise self._damaged(error) from error
 
 
 class TileReading:
