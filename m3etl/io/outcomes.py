@@ -96,6 +96,8 @@ class RequestFailed(Exception):  # noqa: N818 - carries an outcome; most outcome
         self.failure = failure
 
 
+minute_s = 60.0
+_per_minute = re.compile(r"\bper minute\b", re.IGNORECASE)
 _missing_asset = re.compile(r"asset '([^']+)' (?:not found|does not exist)", re.IGNORECASE)
 _patterns: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
@@ -116,11 +118,12 @@ _patterns: tuple[tuple[re.Pattern[str], Kind], ...] = tuple(
 
 def classify(status: int, message: str, headers: Mapping[str, str] | None = None) -> Failure:
     """The kind of an HTTP error answer: some codes decide by themselves, 400 and 403 by the message."""
+    kind = _kind(status, message)
     found = Failure(
-        kind=_kind(status, message),
+        kind=kind,
         message=_short(message) or f"HTTP {status}",
         status=status,
-        retry_after_s=retry_after(headers or {}),
+        retry_after_s=_pause_s(kind, message, headers or {}),
     )
     missing = _missing_asset.search(message)
     if missing and status in (400, 403, 404):
@@ -144,6 +147,12 @@ def _kind(status: int, message: str) -> Kind:
     if status == 413:
         return Kind.TOO_LARGE
     return by_message or Kind.DETERMINISTIC
+
+
+def _pause_s(kind: Kind, message: str, headers: Mapping[str, str]) -> float | None:
+    """What the service asks to wait. A quota per minute that is used up stays so until its minute ends, said or not."""
+    asked = retry_after(headers)
+    return minute_s if asked is None and kind is Kind.RATE and _per_minute.search(message) else asked
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -68,3 +68,11 @@ def test_retry_after_in_seconds_or_as_a_date():
     assert retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
     assert retry_after({"retry-after": "soon"}) is None
     assert retry_after({}) is None
+
+
+def test_a_used_up_quota_of_a_minute_waits_for_the_minute():
+    message = "Quota exceeded for quota metric 'Number of read requests' and limit 'x per minute per user'"
+    assert classify(429, message).retry_after_s == 60.0
+    assert classify(429, message, {"Retry-After": "3"}).retry_after_s == 3.0, "what the service says counts"
+    assert classify(429, "Too Many Requests").retry_after_s is None
+    assert classify(500, message).retry_after_s is None
