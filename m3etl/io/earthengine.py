@@ -56,16 +56,23 @@ class Session:
         """The value of an expression, the client's or encoded as JSON, as JSON-like Python objects. Raises
         RequestFailed.
         """
+        if isinstance(expression, str):
+            return value_of(self.compute_encoded(expression, tag))
         with self._lock:
             self.requests += 1
             if tag != self._tag:
                 self.api.data.setWorkloadTag(tag)
                 self._tag = tag
         with translated(self.api):
-            if isinstance(expression, str):
-                body = f'{{"expression": {expression}, "workloadTag": {json.dumps(tag)}}}'
-                return self._send_encoded("value", body, prettyPrint=False)["result"]
             return self.api.data.computeValue(expression)
+
+    def compute_encoded(self, expression: str, tag: str = "m3etl-plan") -> bytes:
+        """The body of the answer to an expression encoded as JSON, see `value_of`. Raises RequestFailed."""
+        with self._lock:
+            self.requests += 1
+        body = f'{{"expression": {expression}, "workloadTag": {json.dumps(tag)}}}'
+        with translated(self.api):
+            return self._send_encoded("value", body, prettyPrint=False)
 
     def compute_pixels(self, request: Mapping[str, Any] | str) -> bytes:
         """The body of the answer to one computePixels request, given as the client takes it or as encoded JSON. Raises
@@ -75,7 +82,7 @@ class Session:
             self.requests += 1
         with translated(self.api):
             if isinstance(request, str):
-                return bytes(self._send_encoded("image", request))
+                return self._send_encoded("image", request)
             return bytes(self.api.data.computePixels(dict(request)))
 
     def serves_values(self) -> bool:
@@ -95,7 +102,7 @@ class Session:
         except RequestFailed:
             return False
 
-    def _send_encoded(self, what: str, body: str, **options: Any) -> Any:
+    def _send_encoded(self, what: str, body: str, **options: Any) -> bytes:
         # What the client's computePixels and computeValue do after encoding: the same method of its resource, with its
         # transport, login, headers and errors. The body is put in afterwards, since the client would encode a
         # dictionary anew.
@@ -110,7 +117,8 @@ class Session:
             known = self._methods[what] = (resource, method)
         call = known[1](project=data._get_projects_path(), body={}, **options)
         call.body, call.body_size = body, len(body.encode())
-        return data._execute_cloud_call(call)
+        call.postproc = _as_it_is
+        return bytes(data._execute_cloud_call(call))
 
     def note_headers(self, headers: Mapping[str, str]) -> None:
         """Look at the headers of an answer; called for every one."""
@@ -189,7 +197,8 @@ def open_session(
         elif archive is not None:
             raise InputError(
                 f"an archive ({archive}) was given, but the data comes from {address or 'the real Earth Engine'}",
-                hint="Archives belong to the embedded Earth Engine: use `--ee-url embedded`.",
+                hint="Archives belong to the embedded Earth Engine: use `--ee-url embedded`, or name none: not with "
+                "--archive, M3ETL_ARCHIVE or `archive` in campaign.toml's [earthengine].",
             )
         local = bool(address) and is_loopback(address)
         stack.callback(api.Reset)
@@ -208,6 +217,18 @@ def open_session(
         if need_high_volume:
             session.use_high_volume()
         yield session
+
+
+def _as_it_is(response: Any, content: bytes) -> bytes:
+    return content
+
+
+def value_of(body: bytes) -> Any:
+    """The value in the body of an answer, as JSON-like Python objects. Raises RequestFailed where there is none."""
+    try:
+        return json.loads(body)["result"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RequestFailed(_unexpected(error)) from error
 
 
 def is_loopback(url: str) -> bool:
@@ -358,14 +379,17 @@ def translated(api: Any) -> Iterator[None]:
         )
         raise RequestFailed(Failure(kind=kind, message=f"{what}: {_reason(error)}")) from error
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        # A page or half an answer with status 200 where JSON was expected.
-        failure = Failure(kind=Kind.TRANSIENT, message=f"the answer is not what was asked for: {_reason(error)}")
-        raise RequestFailed(failure) from error
+        raise RequestFailed(_unexpected(error)) from error
     except Exception as error:
         if not _is_login_problem(error):
             raise
         kind = Kind.NETWORK if _may_pass(error) else Kind.AUTH
         raise RequestFailed(Failure(kind=kind, message=_reason(error))) from error
+
+
+def _unexpected(error: Exception) -> Failure:
+    # A page or half an answer with status 200 where JSON was expected.
+    return Failure(kind=Kind.TRANSIENT, message=f"the answer is not what was asked for: {_reason(error)}")
 
 
 def _of_client_error(error: Exception) -> Failure:

@@ -25,6 +25,7 @@ longest_wait_s = 60.0  # of our own; a Retry-After of the service's is kept to b
 longest_pause_s = 900.0
 least_tries = 3  # one slow answer may outlast the patience; it says little before it was asked for again
 trial_every_s = 1.0
+longest_look_s = 0.05
 # What a service that is down answers to everything.
 of_the_service = frozenset({Kind.CAPACITY, Kind.TRANSIENT, Kind.NETWORK, Kind.DEADLINE})
 
@@ -53,6 +54,14 @@ class FlowCounts:
     nbytes: int = 0
     peak_in_flight: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, later: FlowCounts, since: FlowCounts) -> None:
+        """What other counts have grown by."""
+        self.requests += later.requests - since.requests
+        self.retries += later.retries - since.retries
+        self.nbytes += later.nbytes - since.nbytes
+        self.peak_in_flight = max(self.peak_in_flight, later.peak_in_flight)
+        self.outcomes.update(later.outcomes - since.outcomes)
 
 
 class AdaptiveLimit:
@@ -113,7 +122,7 @@ class Quota:
         self._gate = RateGate(per_second)
         self._free = max(1, in_flight)
         self._is_claimed = False
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
 
     def wait_s(self, now: float) -> float:
         """Seconds until the rate lets the next request go."""
@@ -125,20 +134,34 @@ class Quota:
         the next that is free.
         """
         with self._lock:
-            if self._gate.wait_s(now) > 0:
-                return False
-            if self._free <= (self._is_claimed and not goes_first):
-                self._is_claimed = self._is_claimed or goes_first
-                return False
-            self._is_claimed = self._is_claimed and not goes_first
-            self._free -= 1
-            self._gate.take(now)
-            return True
+            return self._take(now, goes_first)
+
+    def _take(self, now: float, goes_first: bool) -> bool:
+        if self._gate.wait_s(now) > 0:
+            return False
+        if self._free <= (self._is_claimed and not goes_first):
+            self._is_claimed = self._is_claimed or goes_first
+            return False
+        self._is_claimed = self._is_claimed and not goes_first
+        self._free -= 1
+        self._gate.take(now)
+        return True
+
+    def wait_for_place(self, stop: threading.Event) -> bool:
+        """Take a place before those who do not go first, as soon as there is one; False when `stop` is set before."""
+        with self._lock:
+            while not stop.is_set():
+                if self._take(time.monotonic(), True):
+                    return True
+                self._lock.wait(self._gate.wait_s(time.monotonic()) or longest_look_s)
+            self._is_claimed = False
+            return False
 
     def give_back(self) -> None:
         """A request that was in flight has its outcome."""
         with self._lock:
             self._free += 1
+            self._lock.notify()
 
     def unclaim(self) -> None:
         """Nobody waits for a place any more."""
@@ -149,6 +172,13 @@ class Quota:
         """Nothing goes before `until`."""
         with self._lock:
             self._gate.pause(until)
+
+    def pause_for(self, failure: Failure) -> float:
+        """Nothing goes for as long as the service asks with an outcome; returns the seconds."""
+        pause_s = min(failure.retry_after_s or 0.0, longest_pause_s)
+        if pause_s:
+            self.pause(time.monotonic() + pause_s)
+        return pause_s
 
 
 class Sendable(Protocol):
@@ -364,7 +394,7 @@ class Flow(Generic[Request]):
         if self._waiting:
             due.append(self._waiting[0][0] - now)
         if self._in_flight < self._limit.value:
-            due.append(self._quota.wait_s(now) or 0.05)
+            due.append(self._quota.wait_s(now) or longest_look_s)
         return max(0.0005, min(due))
 
     def _take_finished(self, *, block_s: float) -> None:
@@ -432,9 +462,8 @@ class Flow(Generic[Request]):
             self._limit.refused(sent_at=attempt.sent_at, now=now)
         elif failure.kind is Kind.CAPACITY:
             self._limit.refused(sent_at=attempt.sent_at, now=now, factor=0.8)
-        if failure.retry_after_s is not None:
-            pause_s = min(failure.retry_after_s, longest_pause_s)
-            self._quota.pause(now + pause_s)
+        pause_s = self._quota.pause_for(failure)
+        if pause_s:
             self._last_good = max(self._last_good, now + pause_s)  # silence that was asked for tries nobody's patience
         is_silent = self._is_silent(attempt, failure)
         attempt.failed_at = now

@@ -31,7 +31,6 @@ from m3etl.io.ledger_records import (
     Shard,
     everything,
     has_scenes,
-    packed,
     record_of,
     record_query,
     unpacked,
@@ -89,20 +88,13 @@ class Ledger:
 
     def record_planned(self, chips: Iterable[PlannedChip]) -> None:
         """Fix the scenes of chips, or that they have none. A chip that is decided already keeps what it has."""
-        rows = [
-            (
-                item.chip_id,
-                ChipState.UNUSABLE if item.scenes is None else ChipState.PLANNED,
-                item.origin,
-                None if item.scenes is None else packed(item.scenes.to_json()),
-            )
-            for item in chips
-        ]
+        decided = tuple(chips)
         with self.file.transaction() as connection:
-            for chip_id, state, origin, document in rows:
-                number = _decide(connection, chip_id, state, origin=origin)
-                if number is not None and document is not None:
-                    connection.execute("INSERT OR REPLACE INTO scenes VALUES (?, ?)", (number[0], document))
+            for item in decided:
+                state = ChipState.UNUSABLE if item.document is None else ChipState.PLANNED
+                number = _decide(connection, item.chip_id, state, origin=item.origin)
+                if number is not None and item.document is not None:
+                    connection.execute("INSERT OR REPLACE INTO scenes VALUES (?, ?)", (number[0], item.document))
 
     def record_unplannable(self, chip_id: str, kind: str, reason: str) -> None:
         """A chip that the service refuses to answer about; it has no scenes and gets no row."""

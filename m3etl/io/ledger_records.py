@@ -34,11 +34,23 @@ class ChipState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedChip:
-    """The decision about one chip: its scenes, or none when it is unusable. origin: earthengine, archive or planet."""
+    """The decision about one chip as it is stored: its packed scenes, or none when it is unusable. origin: earthengine,
+    archive or planet.
+    """
 
     chip_id: str
-    scenes: ChipScenes | None
+    document: bytes | None
     origin: str = ""
+
+    @classmethod
+    def of(cls, chip_id: str, scenes: ChipScenes | None, origin: str = "") -> PlannedChip:
+        """The decision for these scenes."""
+        return cls(chip_id=chip_id, document=None if scenes is None else packed(scenes.to_json()), origin=origin)
+
+    @property
+    def scenes(self) -> ChipScenes | None:
+        """What is stored, unpacked."""
+        return None if self.document is None else unpacked(self.document)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

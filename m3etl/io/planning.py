@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -111,45 +111,61 @@ class Answers:
     companions: tuple[Companions, ...]
 
 
-class Questions:
-    """Requests that ask both kinds of questions, as encoded expressions. For each `wanted`: the scored scenes, at most
-    `candidates`, the least cloudy granules first (with a wished moment: the nearest to it). For each `anchored`:
-    Sentinel-1 images near it, ids of yearly composites and maps, monthly climate, the other level's scene.
-
-    What is asked is encoded by the client (`api`) once; the places, which it would take milliseconds each for, are put
-    in as it would write them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """A request without its places. scenes: part, level and whether a moment is wished for, of each kind of question
+    about scenes; levels: to look for beside the anchors'.
     """
 
-    def __init__(self, api: Any, specs: Sequence[ArraySpec], *, candidates: int, gap_days: float) -> None:
-        self._api = api
+    scenes: tuple[tuple[str, str, bool], ...]
+    companions: bool
+    levels: tuple[str, ...]
+
+
+def encode_form(api: Any, form: Form, specs: Sequence[ArraySpec], *, candidates: int, gap_days: float) -> str:
+    """The JSON of a request's expression with marks where the places go, encoded by the client. For each `Wanted`: the
+    scored scenes, at most `candidates`, the least cloudy granules first (with a wished moment: the nearest to it). For
+    each `Anchored`: Sentinel-1 images within `gap_days`, ids of yearly composites and maps, monthly climate, the other
+    level's scene.
+    """
+    parts: dict[str, Any] = {}
+    for name, level, is_dated in form.scenes:
+        parts[name] = _scenes(api, api.List([_mark(name)]), level, is_dated, candidates)
+    if form.companions:
+        places = api.List([_mark(companions_part)])
+        parts[companions_part] = _companions_of(api, places, specs, form.levels, gap_days)
+    return json.dumps(api.serializer.encode(api.Dictionary(parts), for_cloud_api=True))
+
+
+class Questions:
+    """Requests that ask both kinds of questions, as encoded expressions.
+
+    encode: `encode_form` of a session, called once for each form; the places, for which the client would take
+    milliseconds each, are put in as it would write them.
+    """
+
+    def __init__(self, specs: Sequence[ArraySpec], encode: Callable[[Form], str]) -> None:
         self.specs = tuple(specs)
-        self._candidates = candidates
-        self._gap_days = gap_days
-        self._encoded: dict[Any, str] = {}
+        self._encode = encode
+        self._encoded: dict[Form, str] = {}
         self._lock = threading.Lock()  # several threads would only make the same text at the same time
 
     def expression(self, wanted: Sequence[Wanted], anchored: Sequence[Anchored]) -> str:
         """The JSON of one expression."""
         kinds = _by_kind(wanted)
-        levels = tuple(sorted({item.other_level for item in anchored if item.other_level}))
-        key = (tuple(kinds), bool(anchored), levels)
+        firsts = {name: wanted[numbers[0]] for name, numbers in kinds.items()}
+        form = Form(
+            scenes=tuple((name, first.level, first.wish_ms is not None) for name, first in firsts.items()),
+            companions=bool(anchored),
+            levels=tuple(sorted({item.other_level for item in anchored if item.other_level})),
+        )
         with self._lock:
-            text = self._encoded.get(key)
+            text = self._encoded.get(form)
             if text is None:
-                text = self._encoded[key] = self._encode([wanted[numbers[0]] for numbers in kinds.values()], *key)
+                text = self._encoded[form] = self._encode(form)
         for name, numbers in kinds.items():
             text = _with_places(text, name, [_place(wanted[number].chip, _times(wanted[number])) for number in numbers])
         return _with_places(text, companions_part, [_place(item.chip, _moments(item)) for item in anchored])
-
-    def _encode(self, firsts: Sequence[Wanted], names: tuple[str, ...], anchored: bool, levels: tuple[str, ...]) -> str:
-        parts: dict[str, Any] = {}
-        for name, first in zip(names, firsts, strict=True):
-            places = self._api.List([_mark(name)])
-            parts[name] = _scenes(self._api, places, first.level, first.wish_ms is not None, self._candidates)
-        if anchored:
-            places = self._api.List([_mark(companions_part)])
-            parts[companions_part] = _companions_of(self._api, places, self.specs, levels, self._gap_days)
-        return json.dumps(self._api.serializer.encode(self._api.Dictionary(parts), for_cloud_api=True))
 
 
 def question_expression(
@@ -162,7 +178,11 @@ def question_expression(
     gap_days: float,
 ) -> str:
     """One request of `Questions`."""
-    return Questions(api, specs, candidates=candidates, gap_days=gap_days).expression(wanted, anchored)
+
+    def encode(form: Form) -> str:
+        return encode_form(api, form, specs, candidates=candidates, gap_days=gap_days)
+
+    return Questions(specs, encode).expression(wanted, anchored)
 
 
 def read_question(

@@ -24,7 +24,7 @@ from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout, check_catalogue, read_layout_of
 from m3etl.stages.places import grid_of
-from m3etl.stages.planning import ScenePlanner
+from m3etl.stages.planningprocess import Planner
 from m3etl.stages.scheduling import offer
 from m3etl.stages.tile import create_store_of
 
@@ -72,9 +72,7 @@ def open_addition(campaign: Campaign, ledger: Ledger) -> Iterator[tuple[Campaign
         yield added, own, read_layout_of(own)
 
 
-def plan_addition(
-    base: Ledger, own: Ledger, planner: ScenePlanner, stop: threading.Event, feed: Feed | None = None
-) -> None:
+def plan_addition(base: Ledger, own: Ledger, planner: Planner, stop: threading.Event, feed: Feed | None = None) -> None:
     """Decide about all chips; returns early when `stop` is set. feed: takes chips whose pixels may be fetched, first
     those that an earlier run has left open.
     """

@@ -196,7 +196,9 @@ def export_pixels(campaign: Campaign, progress: Progress, **selection: Any) -> S
 
     pilot: chips of a pilot that is profiled first.
     """
+    from m3etl.io.plan import count_plan
     from m3etl.stages.export import run_export
+    from m3etl.stages.planningprocess import PlanningProcess
 
     chips = selection.pop("pilot", None)
     if chips is not None:
@@ -215,8 +217,10 @@ def export_pixels(campaign: Campaign, progress: Progress, **selection: Any) -> S
             )
     if selection.get("dry_run"):
         return run_export(campaign, session=None, progress=progress, **selection)
-    with open_source(campaign) as session:
-        return run_export(campaign, session=session, progress=progress, **selection)
+    with contextlib.closing(PlanningProcess()) as planners:
+        planners.start(count_plan(campaign.plan_path))  # it loads while the client connects
+        with open_source(campaign) as session:
+            return run_export(campaign, session=session, progress=progress, planners=planners, **selection)
 
 
 def check_declared(campaign: Campaign, path: Path, text: str, specs: Sequence[ArraySpec]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from m3etl.campaign import Campaign, locked
-from m3etl.errors import InputError
+from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import FlowCounts, Quota
 from m3etl.io.journal import journal_name
@@ -27,6 +27,7 @@ from m3etl.stages.additions import (
     open_addition,
     plan_addition,
 )
+from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.budget import make_meter, over_budget, read_figures, share_of_part
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.feeding import Feed, Planning
@@ -34,7 +35,7 @@ from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
 from m3etl.stages.layout import Layout, fix_layout, further_specs, read_layout_of, with_catalogue
 from m3etl.stages.ledgers import describe_addition
 from m3etl.stages.parts import begin_part, check_part, join_parts
-from m3etl.stages.planning import ScenePlanner
+from m3etl.stages.planningprocess import Planner, PlanningProcess
 from m3etl.stages.scheduling import (
     choose,
     count_planned,
@@ -67,6 +68,7 @@ def run_export(
     budget_eecu_hours: float | None = None,
     progress: Progress,
     base_wait_s: float = 1.0,
+    planners: PlanningProcess | None = None,
 ) -> Summary:
     """Export the planned chips whose centre lies in `region` (all without one), with the arrays of `modalities`.
 
@@ -76,8 +78,9 @@ def run_export(
     `dry_run` sends nothing and needs no session. `retry_failed` takes chips up again that had failed for good, and
     `only` limits the run to those that failed as this kind or with this text in the reason. budget_eecu_hours: what all
     runs of the campaign may spend; the run ends cleanly when the upper bound of its cost reaches it. base_wait_s: first
-    back-off after a failure. `failed` of the summary counts quarantined chips, `errors` their reasons; everything else
-    is sealed.
+    back-off after a failure; planners: what plans many chips, where that has begun to load already.
+
+    `failed` of the summary counts quarantined chips, `errors` their reasons; everything else is sealed.
 
     Raises NothingSelectedError where no planned chip lies in the region, InputError for arrays that were not part of
     the first export, BudgetError where the budget is used up (what landed is kept), RemoteError where the service
@@ -98,8 +101,9 @@ def run_export(
         ledger = open_ledger(campaign.ledger_path)
         try:
             ledger.chosen = chosen
-            export = _Export(campaign, session, ledger, progress, base_wait_s, budget_eecu_hours)
-            return export.run(modalities, region, retry_failed=retry_failed or bool(only))
+            with contextlib.closing(planners or PlanningProcess()) as process:
+                export = _Export(campaign, session, ledger, progress, base_wait_s, budget_eecu_hours, process)
+                return export.run(modalities, region, retry_failed=retry_failed or bool(only))
         finally:
             ledger.close()
 
@@ -133,6 +137,7 @@ class _Export:
         progress: Progress,
         base_wait_s: float,
         budget_eecu_hours: float | None,
+        planners: PlanningProcess,
     ) -> None:
         self._campaign = campaign
         self._session = session
@@ -147,6 +152,7 @@ class _Export:
             progress.say(f"this part stops at its share of the budget, {budget_eecu_hours:.4g} EECU-hours")
         self._meter = make_meter(campaign, session, ledger, budget_eecu_hours=budget_eecu_hours, on_over=self._stop.set)
         self._sealing = SealingProcess()
+        self._planners = planners
         self._started = time.monotonic()
         self._additions: list[dict[str, Any]] = []
         self._landed = 0
@@ -206,6 +212,12 @@ class _Export:
         count, left = self._ledger.reopen_failed(
             shard_chips=layout.shard_chips, leave_sealed=self._campaign.part is not None
         )
+        only = self._ledger.chosen.only
+        if only and not count and not left:
+            raise NothingSelectedError(
+                f"no failed chip has the kind {only!r} or this in its reason",
+                hint="`m3etl status` lists the kinds and reasons of failed chips.",
+            )
         self._progress.say(f"{count} failed chips are tried again")
         if left:
             self._progress.say(
@@ -242,23 +254,27 @@ class _Export:
             done = sealed == shards
             return finish_addition(campaign, self._ledger, layout) if done else read_layout_of(self._ledger)
 
-    def _planner(self, work: _Work) -> ScenePlanner:
-        config = work.campaign.config
-        return ScenePlanner(
-            session=self._session,
-            ledger=work.ledger,
-            specs=tuple(work.layout.specs.values()),
+    def _planner(self, work: _Work) -> Planner:
+        config, specs = work.campaign.config, tuple(work.layout.specs.values())
+        rules = PlanningRules(
+            specs=specs,
             config=config.export,
             seed=config.sample.seed,
             years=config.sample.years,
             must_have_scene=config.sample.strategy == "biome" and not work.campaign.addition,
+            origin="archive" if self._session.local else "earthengine",
+            journal=work.campaign.raw_path / journal_name,
+            block_chips=block_chips_of(work.campaign, specs),
+            base_wait_s=self._base_wait_s,
+        )
+        return Planner(
+            rules,
+            process=self._planners,
+            service=MeteredSession(self._session, rules, self._meter),
+            ledger=work.ledger,
             counts=self._planning,
-            meter=self._meter,
             stop=self._stop,
             on_planned=self._note_planned,
-            base_wait_s=self._base_wait_s,
-            journal=work.campaign.raw_path / journal_name,
-            block_chips=block_chips_of(work.campaign, tuple(work.layout.specs.values())),
             quota=self._quota,
         )
 
@@ -297,6 +313,8 @@ class _Export:
         # What the lane finds open when it is made does not come by the feed, so planning begins afterwards.
         with self._open_lane(work, hand_over, planning.feed if planning else None) as lane:
             self._progress.start("pixels", todo)
+            if planning:
+                self._progress.advance(0, scenes=self._planned, questions=self._planning.requests)
             try:
                 with planning or contextlib.nullcontext():
                     lane.run()

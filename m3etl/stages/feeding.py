@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from m3etl.io.ledger_records import unpacked
 from m3etl.spec.jobs import ChipScenes
 
 chips_ahead = 1000  # ten seconds at the service's quota
@@ -19,15 +20,15 @@ class Feed:
     """
 
     def __init__(self) -> None:
-        self._chips: deque[ChipScenes] = deque()
+        self._chips: deque[ChipScenes | bytes] = deque()
         self._is_open = True
 
     def has_room(self) -> bool:
         """Whether more chips are to be decided now."""
         return len(self._chips) < chips_ahead
 
-    def offer(self, chips: Sequence[ChipScenes]) -> None:
-        """Chips whose scenes are recorded and whose pixels are to be fetched."""
+    def offer(self, chips: Sequence[ChipScenes] | Sequence[bytes]) -> None:
+        """Chips whose scenes are recorded, as they are stored perhaps, and whose pixels are to be fetched."""
         self._chips.extend(chips)
 
     def close(self) -> None:
@@ -39,7 +40,8 @@ class Feed:
         while True:
             was_open = self._is_open
             if self._chips:
-                yield self._chips.popleft()
+                chip = self._chips.popleft()
+                yield unpacked(chip) if isinstance(chip, bytes) else chip
             elif was_open:
                 yield None
             else:

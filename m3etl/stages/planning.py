@@ -13,29 +13,24 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from m3etl.campaign import ExportConfig
 from m3etl.errors import AuthenticationError, RemoteError
 from m3etl.io.blocks import block_of
-from m3etl.io.earthengine import Session
 from m3etl.io.flow import Flow, FlowCounts, FlowStopped, Pace, Quota, of_the_service
 from m3etl.io.journal import AnswerJournal, place_of, question_key
-from m3etl.io.ledger import Ledger, PlannedChip
-from m3etl.io.metering import Metering, Unmetered
+from m3etl.io.ledger import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
-from m3etl.spec.budget import most_growth, planning_lane, wave_batches
+from m3etl.spec.budget import most_growth, wave_batches
 from m3etl.spec.catalog_dates import recipes_of_dates
 from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.dates import choose_dates, season_middle, season_rounds
 from m3etl.spec.hashing import stream
-from m3etl.spec.modality import ArraySpec
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
 from m3etl.spec.search import Round, Search, rounds_of
+from m3etl.stages.asking import Decisions, Planned, PlanningRules, Service
 from m3etl.stages.decisions import Decision, PlanChip
-from m3etl.stages.feeding import Feed
 
 planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
 few_places = 3  # so few may fail alone without anything being wrong with the service
@@ -96,7 +91,7 @@ class _Selection:
     """
 
     def __init__(
-        self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]], feed: Feed | None = None
+        self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]], feed: Planned | None = None
     ) -> None:
         self.places = self.left = len(places)
         self.fresh = deque(places)
@@ -145,60 +140,43 @@ class _BatchSize:
 
 
 class ScenePlanner:
-    """Plans chips with one session into one ledger. must_have_scene: chips without a good anchor are unusable.
-
-    journal: file for answers that nothing in the ledger follows from yet; block_chips: chips a side of the blocks that
-    are planned with one anchor.
+    """Plans chips by asking one service and telling one ledger. on_planned: called with the number of chips that are
+    recorded; quota: shared with those who fetch pixels, its own without one.
     """
 
     def __init__(
         self,
+        rules: PlanningRules,
         *,
-        session: Session,
-        ledger: Ledger,
-        specs: Sequence[ArraySpec],
-        config: ExportConfig,
-        seed: int,
-        years: tuple[int, int],
-        must_have_scene: bool,
+        service: Service,
+        ledger: Decisions,
         counts: FlowCounts,
         stop: threading.Event,
         on_planned: Callable[[int], None],
-        base_wait_s: float = 1.0,
-        meter: Metering | None = None,
-        journal: Path | None = None,
-        block_chips: int = 1,
         quota: Quota | None = None,
     ) -> None:
-        self._session = session
+        self._rules = rules
+        self._service = service
         self._ledger = ledger
-        self._specs = tuple(specs)
-        self._config = config
+        config = self._config = rules.config
         self._rule = AnchorRule(
-            rule=config.anchor_rule, max_cloud=config.max_cloud, min_valid=config.min_valid, seed=seed
+            rule=config.anchor_rule, max_cloud=config.max_cloud, min_valid=config.min_valid, seed=rules.seed
         )
-        self._years = years
-        self._must_have_scene = must_have_scene
-        self._wants_dates = any(spec.recipe in recipes_of_dates for spec in specs)
-        self._wants_sentinel2 = any(spec.modality == "sentinel2" for spec in specs)
+        self._wants_dates = any(spec.recipe in recipes_of_dates for spec in rules.specs)
+        self._wants_sentinel2 = any(spec.modality == "sentinel2" for spec in rules.specs)
         self._counts = counts
         self._stop = stop
         self._on_planned = on_planned
-        self._base_wait_s = base_wait_s
-        self._meter = meter or Unmetered()
-        self._journal = AnswerJournal(journal) if journal is not None else None
-        self._block_chips = block_chips
+        self._journal = AnswerJournal(rules.journal) if rules.journal is not None else None
         self._quota = quota
         self._size = _BatchSize(config.plan_batch)
-        self._questions = Questions(
-            session.api, self._specs, candidates=config.candidates, gap_days=config.s1_max_gap_days
-        )
+        self._questions = Questions(rules.specs, service.encode)
         self.unanswered: list[Failure] = []
         self._work = _Selection([], {})
         self._answered: set[bool] = set()  # what was answered: companions, scenes
         self._asked_about = 0
 
-    def plan(self, chips: Sequence[PlanChip], feed: Feed | None = None) -> None:
+    def plan(self, chips: Sequence[PlanChip], feed: Planned | None = None) -> None:
         """Decide about every chip and record it; then those with scenes go into `feed`, which holds planning back while
         it is full. Raises RemoteError when the service could not be asked about some.
         """
@@ -224,12 +202,12 @@ class ScenePlanner:
     def _places(self, chips: Sequence[PlanChip]) -> list[_Place]:
         groups: dict[tuple[Any, ...], tuple[ChipGrid, list[PlanChip]]] = {}
         for chip in chips:
-            grid = block_of(chip.grid, self._block_chips)
+            grid = block_of(chip.grid, self._rules.block_chips)
             groups.setdefault((grid.chip_id, chip.wish_ms, chip.anchor), (grid, []))[1].append(chip)
         return [_Place(grid, tuple(members), self._search(grid, members[0])) for grid, members in groups.values()]
 
     def _search(self, grid: ChipGrid, chip: PlanChip) -> Search:
-        first, last = self._years
+        first, last = self._rules.years
         year = chip.year
         if grid.chips > 1:  # a block's year must not depend on which of its chips are planned together
             year = first + int(stream(self._rule.seed, f"year {grid.chip_id}").integers(last - first + 1))
@@ -237,7 +215,7 @@ class ScenePlanner:
             s2=self._config.s2,
             key=grid.chip_id,
             year=year,
-            years=self._years,
+            years=self._rules.years,
             seed=self._rule.seed,
             wish_ms=chip.wish_ms,
         )
@@ -295,7 +273,7 @@ class ScenePlanner:
                 yield from (_Item(place, asked) for asked in missing)
                 return
             place.final = True
-            if place.anchor is None and not self._must_have_scene:
+            if place.anchor is None and not self._rules.must_have_scene:
                 place.anchor = best_available(place.search.seen)
         if place.anchor is not None or not self._needs_anchor():
             missing = self._missing_dates(place)
@@ -324,19 +302,19 @@ class ScenePlanner:
             lost, work.lost = work.lost, []
         names = [chip.chip_id for place in lost for chip in place.chips]
         if names:
-            self._ledger.record_planned(PlannedChip(chip_id=name, scenes=None) for name in names)
+            self._ledger.record_planned([PlannedChip.of(name, None) for name in names])
             self._on_planned(len(names))
         work.finish(lost)
 
     def _needs_anchor(self) -> bool:
-        return self._must_have_scene and self._wants_sentinel2
+        return self._rules.must_have_scene and self._wants_sentinel2
 
     def _ask(self) -> None:
         pace = Pace(
             requests_per_second=self._config.requests_per_second,
             max_in_flight=min(planning_in_flight, self._config.max_in_flight),
             max_attempts=self._config.max_attempts,
-            base_wait_s=self._base_wait_s,
+            base_wait_s=self._rules.base_wait_s,
             start_in_flight=planning_in_flight // 2,
         )
         flow: Flow[_Question] = Flow(
@@ -348,7 +326,7 @@ class ScenePlanner:
             counts=self._counts,
             stop=self._stop,
             on_answer=self._note_answer,
-            is_serving=self._session.serves_values,
+            is_serving=self._service.is_serving,
             quota=self._quota,
             goes_first=True,
         )
@@ -363,10 +341,9 @@ class ScenePlanner:
         wanted = [self._wanted(place, asked) for place, asked in question.scenes]
         anchored = [self._anchored(place) for place in question.companions]
         expression = self._questions.expression(wanted, anchored)
-        with self._meter.request(planning_lane, len(question.items)):
-            answer = self._session.compute_value(expression)
+        answer = self._service.ask(expression, len(question.items))
         try:
-            return read_question(wanted, anchored, self._specs, answer)
+            return read_question(wanted, anchored, self._rules.specs, answer)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             message = f"the planning answer cannot be read: {type(error).__name__}: {error}"
             raise RequestFailed(Failure(kind=Kind.TRANSIENT, message=message)) from error
@@ -466,11 +443,9 @@ class ScenePlanner:
             return work.known | used
 
     def _record(self, answers: Sequence[tuple[_Place, Companions]]) -> None:
-        origin = "archive" if self._session.local else "earthengine"
+        rules = self._rules
         planned = [
-            PlannedChip(
-                chip_id=chip.chip_id, scenes=self._decision(place, point, found).scenes(self._specs), origin=origin
-            )
+            PlannedChip.of(chip.chip_id, self._decision(place, point, found).scenes(rules.specs), rules.origin)
             for place, found in answers
             for point, chip in enumerate(place.chips)
         ]
@@ -478,7 +453,7 @@ class ScenePlanner:
             self._ledger.record_planned(planned)
             self._on_planned(len(planned))
             if self._work.feed is not None:
-                self._work.feed.offer([item.scenes for item in planned if item.scenes is not None])
+                self._work.feed.offer([item.document for item in planned if item.document is not None])
         self._work.finish([place for place, _ in answers])
 
     def _decision(self, place: _Place, point: int, found: Companions) -> Decision:

@@ -30,7 +30,7 @@ from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout
 from m3etl.stages.places import grid_of
-from m3etl.stages.planning import ScenePlanner
+from m3etl.stages.planningprocess import Planner
 from m3etl.stages.summary import Progress
 
 read_chips = 256  # decided by an earlier run, read at a time
@@ -122,7 +122,7 @@ def form_open_lots(ledger: Ledger, campaign: Campaign, layout: Layout) -> int:
 
 
 def settle_lot(
-    ledger: Ledger, lot: Lot, planner: ScenePlanner, layout: Layout, stop: threading.Event, feed: Feed | None = None
+    ledger: Ledger, lot: Lot, planner: Planner, layout: Layout, stop: threading.Event, feed: Feed | None = None
 ) -> None:
     """Decide about the chips of a lot and make it a generation; leaves it open when `stop` is set. feed: takes chips
     whose pixels may be fetched.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import threading
 import time
 from collections import Counter
@@ -107,6 +108,9 @@ class FakeEarth:
         if question.anchored:
             answer["companions"] = [self._companions(item, question.specs) for item in question.anchored]
         return answer
+
+    def compute_encoded(self, question: Question, tag: str = "") -> bytes:
+        return json.dumps({"result": self.compute_value(question)}).encode()
 
     def compute_pixels(self, request: PixelRequest) -> bytes:
         time.sleep(self.delay_s)

@@ -20,7 +20,7 @@ def scenes(chip_id: str) -> ChipScenes:
 
 
 def planned(chip_id: str) -> PlannedChip:
-    return PlannedChip(chip_id=chip_id, scenes=scenes(chip_id), origin="planet")
+    return PlannedChip.of(chip_id, scenes(chip_id), "planet")
 
 
 def plan_row(chip_id: str, draw: int, *, reserve: bool = False, lon: float = 0.0) -> PlanRow:

@@ -196,7 +196,9 @@ def test_pixels_and_questions_have_an_endpoint_each(monkeypatch, tmp_path):
 
         session._pixels = Resource(session._pixels)
         state.cloud_api_resource = Resource(state.cloud_api_resource)
-        monkeypatch.setattr(ee.data, "_execute_cloud_call", lambda call: {"result": 1} if "quest" in call.name else b"")
+        monkeypatch.setattr(
+            ee.data, "_execute_cloud_call", lambda call: b'{"result": 1}' if "quest" in call.name else b""
+        )
         session.compute_pixels("{}")
         session.compute_value("{}")
         assert ("pixels at https://earthengine-highvolume.googleapis.com", "computePixels") in sent

@@ -42,7 +42,7 @@ def ledger(tmp_path):
 def test_decisions_survive_reopening(tmp_path):
     ledger = open_ledger(tmp_path / "ledger.sqlite")
     load(ledger, [plan_row("a", 7, lon=12.5), plan_row("b", 8)])
-    ledger.record_planned([planned("a"), PlannedChip(chip_id="b", scenes=None)])
+    ledger.record_planned([planned("a"), PlannedChip(chip_id="b", document=None)])
     fix_everything(ledger, shard_chips=shard_chips)
     ledger.close()
     ledger = open_ledger(tmp_path / "ledger.sqlite")
@@ -56,7 +56,7 @@ def test_decisions_survive_reopening(tmp_path):
 
 def test_the_first_decision_about_a_chip_stands(ledger):
     ledger.record_planned([planned("a")])
-    ledger.record_planned([PlannedChip(chip_id="a", scenes=None)])
+    ledger.record_planned([PlannedChip(chip_id="a", document=None)])
     assert ledger.states(["a"]) == {"a": ChipState.PLANNED}
 
 
@@ -99,7 +99,7 @@ def test_a_failed_chip_of_a_sealed_shard_gets_a_row_in_a_later_generation(ledger
 
 def test_a_reserve_that_was_used_and_failed_gets_another_row_too(ledger):
     load(ledger, [plan_row("a", 0), plan_row("r", 4, reserve=True)])
-    ledger.record_planned([PlannedChip(chip_id="a", scenes=None), planned("r")])
+    ledger.record_planned([PlannedChip(chip_id="a", document=None), planned("r")])
     fix_everything(ledger, shard_chips=shard_chips)
     assert rows(ledger) == [("r", 0)]
     ledger.record_failed("r", "network", "gone", shard_chips=shard_chips)
@@ -195,7 +195,7 @@ def test_decisions_that_no_row_uses_can_be_forgotten(ledger):
     with_rows(ledger, "ab", shard_chips=shard_chips)
     load(ledger, [*(plan_row(name, number) for number, name in enumerate("abcdef")), plan_row("r", 9, reserve=True)])
     ledger.record_planned(planned(name) for name in "cefr")
-    ledger.record_planned([PlannedChip(chip_id="d", scenes=None)])
+    ledger.record_planned([PlannedChip(chip_id="d", document=None)])
     ledger.record_landed([landed("e")], shard_chips=shard_chips)
     ledger.record_failed("f", "network", "gone", shard_chips=shard_chips)
     ledger.forget_unused_decisions()
@@ -295,7 +295,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if outcome == "unplannable":
             self.ledger.record_unplannable(name, "deterministic", "bad geometry")
         else:
-            decided = planned(name) if outcome == "planned" else PlannedChip(chip_id=name, scenes=None)
+            decided = planned(name) if outcome == "planned" else PlannedChip(chip_id=name, document=None)
             self.ledger.record_planned([decided])
 
     @precondition(lambda self: self.plan)

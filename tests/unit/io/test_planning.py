@@ -13,6 +13,7 @@ from m3etl.io.planning import (
     Questions,
     Wanted,
     either_level,
+    encode_form,
     question_expression,
     read_question,
 )
@@ -314,11 +315,16 @@ def test_an_answer_for_other_chips_is_refused():
         read_question([wanted()], (), (), [])
 
 
+def questions_of(session):
+    specs = select_arrays()
+    return Questions(specs, lambda form: encode_form(session.api, form, specs, candidates=8, gap_days=30.0))
+
+
 @pytest.mark.parametrize(
     "item", [wanted(), wanted(far, level="l1c", wish_ms=june), anchor(), anchor(index="", grid=far)]
 )
 def test_places_are_written_as_the_client_writes_them(session, item):
-    text = Questions(session.api, select_arrays(), candidates=8, gap_days=30.0).expression(
+    text = questions_of(session).expression(
         [item] if isinstance(item, Wanted) else [], [item] if isinstance(item, Anchored) else []
     )
     (part,) = json.loads(text)["values"]["0"]["dictionaryValue"]["values"].values()
@@ -339,7 +345,7 @@ def test_what_is_asked_is_encoded_once(session, monkeypatch):
     monkeypatch.setattr(
         session.api.serializer, "encode", lambda *item, **more: encoded.append(1) or encode(*item, **more)
     )
-    questions = Questions(session.api, select_arrays(), candidates=8, gap_days=30.0)
+    questions = questions_of(session)
     texts = {questions.expression([wanted()], [anchor()])}
     first = len(encoded)
     texts |= {questions.expression([wanted(), wanted(year=year)], [anchor(grid=far)]) for year in range(2017, 2021)}

@@ -36,6 +36,7 @@ from m3etl.spec.modality import physical_of
 from m3etl.spec.program import seasons
 from m3etl.spec.scenes import day_ms, utc_ms
 from m3etl.stages import batch
+from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.planning import ScenePlanner
 from m3etl.stages.shardaudit import audit_shard
 from m3etl.stages.statistics import measure_store
@@ -55,20 +56,23 @@ def _questions(monkeypatch):
 
 def plan(chips, earth, *, journal=None, book=None, seed=4, wanted=specs, block_chips=1, **config):
     book, counts, stop = book or Book(), FlowCounts(), threading.Event()
-    planner = ScenePlanner(
-        session=earth,
-        ledger=book,
-        specs=wanted,
+    rules = PlanningRules(
+        specs=tuple(wanted),
         config=ExportConfig(**{"requests_per_second": 10_000.0, "max_attempts": 3, **config}),
         seed=seed,
         years=(2017, 2020),
         must_have_scene=True,
+        journal=journal,
+        block_chips=block_chips,
+        base_wait_s=0.001,
+    )
+    planner = ScenePlanner(
+        rules,
+        service=MeteredSession(earth, rules),
+        ledger=book,
         counts=counts,
         stop=stop,
         on_planned=lambda count: None,
-        base_wait_s=0.001,
-        journal=journal,
-        block_chips=block_chips,
     )
     planner.plan([chip for chip in chips if chip.chip_id not in book.scenes])
     return book, counts

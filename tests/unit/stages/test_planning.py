@@ -18,6 +18,7 @@ from m3etl.spec.catalog import select_arrays
 from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.jobs import ArrayStatus
 from m3etl.stages import planning
+from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.decisions import PlanChip
 from m3etl.stages.planning import ScenePlanner
 
@@ -72,20 +73,23 @@ def chips_of(count: int, *, wide: int = 1000) -> list[PlanChip]:
 
 def plan(chips, earth, *, book=None, journal=None, must=True, block_chips=1, **config) -> tuple[Book, FlowCounts]:
     book, counts = book or Book(), FlowCounts()
-    planner = ScenePlanner(
-        session=earth,
-        ledger=book,
-        specs=specs,
+    rules = PlanningRules(
+        specs=tuple(specs),
         config=ExportConfig(**{"requests_per_second": 10_000.0, "max_attempts": 3, **config}),
         seed=4,
         years=(2017, 2020),
         must_have_scene=must,
+        journal=journal,
+        block_chips=block_chips,
+        base_wait_s=0.001,
+    )
+    planner = ScenePlanner(
+        rules,
+        service=MeteredSession(earth, rules),
+        ledger=book,
         counts=counts,
         stop=threading.Event(),
         on_planned=lambda count: None,
-        base_wait_s=0.001,
-        journal=journal,
-        block_chips=block_chips,
     )
     planner.plan([chip for chip in chips if chip.chip_id not in book.scenes])
     return book, counts

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from m3etl.campaign import save_config
-from m3etl.errors import AuthenticationError
+from m3etl.errors import AuthenticationError, NothingSelectedError
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.plan import read_plan, write_plan
 from m3etl.io.segments import SegmentWriter, segment_numbers
@@ -108,6 +108,8 @@ def test_only_one_kind_of_failure_is_tried_again(tmp_path):
 
     campaign = make_campaign(tmp_path / "c", plan, max_attempts=1)
     assert export(campaign, FakeEarth(trouble=trouble)).failed == 2
+    with pytest.raises(NothingSelectedError, match="no failed chip has the kind 'odder'"):
+        export(campaign, FakeEarth(), only="odder")
     second = FakeEarth()
     summary = export(campaign, second, only="odd PIXELS")
     assert second.calls["pixels"] == second.calls[lost] == 1

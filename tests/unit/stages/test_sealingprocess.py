@@ -134,10 +134,10 @@ def test_a_short_run_starts_no_child(landed, alone, tmp_path):
 def test_the_child_ends_when_its_parent_is_killed():
     code = (
         "import sys, time\n"
-        "from m3etl.stages.sealingprocess import _Child\n"
-        "child = _Child()\n"
+        "from m3etl.stages.childprocess import ChildProcess\n"
+        "child = ChildProcess('m3etl.stages.sealingprocess')\n"
         "while not child.is_ready: time.sleep(0.02)\n"
-        "print(child._process.pid, flush=True)\n"
+        "print(child.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

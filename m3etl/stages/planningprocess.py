@@ -1,0 +1,304 @@
+"""Planning beside fetching, in a process of its own: asking about thousands of chips and deciding about them would
+share one interpreter's lock with the requests in flight. Small runs never start it.
+
+The child decides; its parent sends the child's questions to Earth Engine, with its own login and within the quota of
+the run, writes the decisions to the ledger and hands the chips on. What crosses is text, bytes and packed decisions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any
+
+from m3etl.io.earthengine import value_of
+from m3etl.io.flow import FlowCounts, Quota
+from m3etl.io.ledger_records import PlannedChip
+from m3etl.io.outcomes import Failure, Kind, RequestFailed
+from m3etl.io.planning import Form
+from m3etl.stages.asking import Decisions, MeteredSession, PlanningRules
+from m3etl.stages.childprocess import ChildProcess, run_child, sendable
+from m3etl.stages.decisions import PlanChip
+from m3etl.stages.feeding import Feed
+from m3etl.stages.planning import ScenePlanner, planning_in_flight
+
+least_chips = 1000  # the child takes half a second to load
+loading_s = 30.0
+chips_at_once = 256  # sent in one piece, so that nothing holds the lock for long
+room_for_s = 0.05  # that an answer about room is good for
+looks_every_s = 0.1
+
+_Handlers = Mapping[str, Callable[..., Any]]
+
+
+class PlanningProcess:
+    """The child of one run, started for selections of `least` chips. It ends when its parent does."""
+
+    def __init__(self, *, least: int = least_chips) -> None:
+        self._least = least if len(os.sched_getaffinity(0)) > 1 else float("inf")
+        self._child: ChildProcess | None = None
+
+    def start(self, chips: int) -> None:
+        """Let the child load where so many chips are to be planned; it may do so while something else is done."""
+        if self._child is None and chips >= self._least:
+            self._child = ChildProcess("m3etl.stages.planningprocess")
+
+    def child_for(self, chips: int) -> ChildProcess | None:
+        """The loaded child, started for so many chips or before; None without one, or where it is lost."""
+        self.start(chips)
+        return self._child if self._child is not None and self._child.is_ready_within(loading_s) else None
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child is not None:
+            self._child.close()
+
+
+class Planner:
+    """Plans as `ScenePlanner` does, in the child of `process` if there is one; what a lost child leaves is planned
+    here.
+    """
+
+    def __init__(
+        self,
+        rules: PlanningRules,
+        *,
+        process: PlanningProcess,
+        service: MeteredSession,
+        ledger: Decisions,
+        counts: FlowCounts,
+        stop: threading.Event,
+        on_planned: Callable[[int], None],
+        quota: Quota,
+    ) -> None:
+        self._rules = rules
+        self._process = process
+        self._service = service
+        self._ledger = ledger
+        self._counts = counts
+        self._stop = stop
+        self._on_planned = on_planned
+        self._quota = quota
+        self._there: _There | None = None
+        self._here = ScenePlanner(
+            rules, service=service, ledger=ledger, counts=counts, stop=stop, on_planned=on_planned, quota=quota
+        )
+
+    def plan(self, chips: Sequence[PlanChip], feed: Feed | None = None) -> None:
+        """See `ScenePlanner.plan`; raises what it raises."""
+        child = self._process.child_for(len(chips))
+        decided: set[str] = set()
+        if child is not None:
+            try:
+                self._plan_there(child, chips, feed, decided)
+                return
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                child.is_lost = True
+        self._here.plan([chip for chip in chips if chip.chip_id not in decided], feed)
+
+    def _plan_there(self, child: ChildProcess, chips: Sequence[PlanChip], feed: Feed | None, decided: set[str]) -> None:
+        if self._there is None:
+            self._there = _There(child.connection, self._rules, self._counts, self._stop)
+        self._there.plan(chips, self._handlers(feed, decided), has_feed=feed is not None)
+
+    def _handlers(self, feed: Feed | None, decided: set[str]) -> _Handlers:
+        def record_planned(chips: Sequence[PlannedChip]) -> None:
+            self._ledger.record_planned(chips)
+            decided.update(item.chip_id for item in chips)
+            self._on_planned(len(chips))
+            if feed is not None:
+                feed.offer([item.document for item in chips if item.document is not None])
+
+        def record_unplannable(chip_id: str, kind: str, reason: str) -> None:
+            self._ledger.record_unplannable(chip_id, kind, reason)
+            decided.add(chip_id)
+            self._on_planned(1)
+
+        return {
+            "encode": self._service.encode,
+            "ask": self._ask,
+            "is_serving": self._service.is_serving,
+            "has_room": lambda: feed is None or feed.has_room(),
+            "record_planned": record_planned,
+            "record_unplannable": record_unplannable,
+        }
+
+    def _ask(self, expression: str, items: int) -> bytes:
+        if not self._quota.wait_for_place(self._stop):
+            raise RequestFailed(Failure(kind=Kind.TRANSIENT, message="the run was stopped before this was asked"))
+        try:
+            return self._service.ask_encoded(expression, items)
+        except RequestFailed as failed:
+            self._quota.pause_for(failed.failure)
+            raise
+        finally:
+            self._quota.give_back()
+
+
+class _There:
+    """Planning by one set of rules in the child, and this side's answers to its calls."""
+
+    def __init__(self, connection: Connection, rules: PlanningRules, counts: FlowCounts, stop: threading.Event) -> None:
+        self._connection = connection
+        self._counts = counts
+        self._counted = FlowCounts()
+        self._stop = stop
+        self._is_told = False
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._send("rules", rules)
+
+    def plan(self, chips: Sequence[PlanChip], handlers: _Handlers, *, has_feed: bool) -> None:
+        """Raises what planning raised there, or what a handler raised here; EOFError or the like for a lost child."""
+        for start in range(0, len(chips), chips_at_once):
+            self._send("chips", chips[start : start + chips_at_once])
+        self._send("plan", has_feed)
+        with ThreadPoolExecutor(planning_in_flight + 4, "m3etl-ask") as pool:
+            while True:
+                name, counts, *content = self._receive()
+                self._counts.add(counts, self._counted)
+                self._counted = counts
+                if name == "done":
+                    break
+                pool.submit(self._answer, handlers[name], *content)
+        error: BaseException | None = self._error or content[0]
+        if error is not None:
+            raise error
+
+    def _receive(self) -> Any:
+        while not self._connection.poll(looks_every_s):
+            self._tell_stop()
+        return self._connection.recv()
+
+    def _answer(self, handler: Callable[..., Any], number: int, *arguments: Any) -> None:
+        try:
+            answer = handler(*arguments)
+        except RequestFailed as failed:
+            answer = failed.failure
+        except BaseException as error:
+            self._error = self._error or error
+            answer = RuntimeError("this could not be answered")
+        with contextlib.suppress(OSError):  # a lost child is noticed where its calls are received
+            self._tell_stop()
+            self._send("answer", number, answer)
+
+    def _tell_stop(self) -> None:
+        if self._stop.is_set() and not self._is_told:
+            self._is_told = True
+            self._send("stop")
+
+    def _send(self, *message: Any) -> None:
+        with self._lock:
+            self._connection.send(message)
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+class Parent:
+    """The other side as the child sees it: service, ledger and feed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._calls: dict[int, Future[Any]] = {}
+        self._had_room, self._room_until = False, 0.0
+        self.stop = threading.Event()
+        self.counts = FlowCounts()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """What the other side's handler of this name returns. Raises RequestFailed as it does."""
+        number, answer = next(self._numbers), Future[Any]()
+        self._calls[number] = answer
+        self._send(name, number, *arguments)
+        found = answer.result()
+        if isinstance(found, Failure):
+            raise RequestFailed(found)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def answered(self, number: int, answer: Any) -> None:
+        """The answer to a call has come."""
+        self._calls.pop(number).set_result(answer)
+
+    def plan(self, planner: ScenePlanner, chips: Sequence[PlanChip], has_feed: bool) -> None:
+        """Plan them all, and say so."""
+        error: Exception | None = None
+        try:
+            planner.plan(chips, self if has_feed else None)
+        except Exception as caught:
+            error = sendable(caught)
+        self._send("done", error)
+
+    def encode(self, form: Form) -> str:
+        """See `Service`."""
+        return str(self.call("encode", form))
+
+    def ask(self, expression: str, items: int) -> Any:
+        """See `Service`."""
+        return value_of(self.call("ask", expression, items))
+
+    def is_serving(self) -> bool:
+        """See `Service`."""
+        return bool(self.call("is_serving"))
+
+    def record_planned(self, chips: Sequence[PlannedChip]) -> None:
+        """See `Decisions`."""
+        self.call("record_planned", chips)
+
+    def record_unplannable(self, chip_id: str, kind: str, reason: str) -> None:
+        """See `Decisions`."""
+        self.call("record_unplannable", chip_id, kind, reason)
+
+    def has_room(self) -> bool:
+        """See `Planned`."""
+        if time.monotonic() >= self._room_until:
+            self._had_room = bool(self.call("has_room"))
+            self._room_until = time.monotonic() + room_for_s
+        return self._had_room
+
+    def offer(self, chips: Sequence[bytes]) -> None:
+        """Nothing: the other side hands on what it records."""
+
+    def _send(self, name: str, *content: Any) -> None:
+        with self._lock:
+            self._connection.send((name, self.counts, *content))
+
+
+def serve_calls(parent: Parent, messages: queue.SimpleQueue[Any]) -> None:
+    """Plan what the other side asks for."""
+    chips: list[PlanChip] = []
+    while True:
+        match messages.get():
+            case ("rules", rules):
+                parent.counts = FlowCounts()
+                planner = ScenePlanner(
+                    rules,
+                    service=parent,
+                    ledger=parent,
+                    counts=parent.counts,
+                    stop=parent.stop,
+                    on_planned=lambda count: None,
+                )
+            case ("chips", part):
+                chips += part
+            case ("plan", has_feed):
+                threading.Thread(target=parent.plan, args=(planner, chips, has_feed), daemon=True).start()
+                chips = []
+            case ("answer", number, answer):
+                parent.answered(number, answer)
+            case ("stop",):
+                parent.stop.set()
+
+
+if __name__ == "__main__":
+    run_child(lambda connection, messages: serve_calls(Parent(connection), messages))
