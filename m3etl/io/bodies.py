@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,19 +48,32 @@ class RequestBodies:
 
     def __init__(self) -> None:
         self._forms: dict[Any, tuple[_Form | None, Any]] = {}
+        self._lock = threading.Lock()  # several threads would only make the same forms at the same time
 
     def body(self, request: PixelRequest) -> str:
         """The JSON body of a request, byte for byte what the client would send."""
-        unknown = []
+        found = self._filled(request)
+        if found is None:
+            with self._lock:
+                found = self._filled(request) or self._encoded(request)
+        return found
+
+    def _filled(self, request: PixelRequest) -> str | None:
+        """The body by a known form; None where the client has to encode it."""
         for listed in (True, False):
             shape, values = _shape_of(request, listed)
             known = self._forms.get(shape)
-            if known is None:
-                unknown.append((listed, shape, values))
-            elif known[0] is not None:
+            if known is not None and known[0] is not None:
                 return known[0].filled(values)
+        return None
+
+    def _encoded(self, request: PixelRequest) -> str:
+        """The body as the client encodes it; its form is kept."""
         body = encode_request(expression_of(request))
-        for listed, shape, values in unknown:
+        for listed in (True, False):
+            shape, values = _shape_of(request, listed)
+            if shape in self._forms:
+                continue
             if len(self._forms) >= most_forms:
                 self._forms.clear()
             form = _form_of(request, listed)

@@ -204,11 +204,11 @@ def read_question(
 
 
 def _by_kind(wanted: Sequence[Wanted]) -> dict[str, list[int]]:
-    """Positions of the questions that one function on the server answers, by the name of their part."""
+    """Positions of the questions that one function on the server answers, by the name of their part, in order of it."""
     kinds: dict[str, list[int]] = {}
     for number, item in enumerate(wanted):
         kinds.setdefault(f"{item.level}{'' if item.wish_ms is None else '_near'}", []).append(number)
-    return kinds
+    return dict(sorted(kinds.items()))
 
 
 def _of_length(found: Any, length: int, what: str) -> list[Any]:

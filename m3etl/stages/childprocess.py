@@ -15,6 +15,10 @@ from typing import Any
 
 from m3etl.errors import M3etlError
 
+many_chips = 1000  # below that a child, which takes half a second to load, is not worth it
+loading_s = 30.0
+niceness = 5  # requests in flight come first
+
 Serves = Callable[[Connection, "queue.SimpleQueue[Any]"], None]
 
 
@@ -68,6 +72,7 @@ def run_child(serve: Serves) -> None:
     """What a child's module does: `serve` with the connection and what comes from it, until the other end closes. That
     ends this process at once, for the next run may be here already.
     """
+    os.nice(niceness)
     os.set_inheritable(int(sys.argv[1]), False)
     serve_connection(Connection(int(sys.argv[1])), serve)
 

@@ -301,6 +301,7 @@ class _Export:
                 return
             todo = work.ledger.open_count() + planned
             if todo:
+                self._sealing.expect(todo)
                 self._session.use_high_volume()
                 planning = Planning(lambda feed: plan and plan(sealing.put, feed), stop=self._stop)
                 self._run_lane(work, sealing.put, todo, planning)

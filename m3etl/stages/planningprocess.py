@@ -24,13 +24,11 @@ from m3etl.io.ledger_records import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Form
 from m3etl.stages.asking import Decisions, MeteredSession, PlanningRules
-from m3etl.stages.childprocess import ChildProcess, run_child, sendable
+from m3etl.stages.childprocess import ChildProcess, loading_s, many_chips, run_child, sendable
 from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.planning import ScenePlanner, planning_in_flight
 
-least_chips = 1000  # the child takes half a second to load
-loading_s = 30.0
 chips_at_once = 256  # sent in one piece, so that nothing holds the lock for long
 room_for_s = 0.05  # that an answer about room is good for
 looks_every_s = 0.1
@@ -41,7 +39,7 @@ _Handlers = Mapping[str, Callable[..., Any]]
 class PlanningProcess:
     """The child of one run, started for selections of `least` chips. It ends when its parent does."""
 
-    def __init__(self, *, least: int = least_chips) -> None:
+    def __init__(self, *, least: int = many_chips) -> None:
         self._least = least if len(os.sched_getaffinity(0)) > 1 else float("inf")
         self._child: ChildProcess | None = None
 

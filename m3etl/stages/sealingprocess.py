@@ -9,7 +9,7 @@ import queue
 import time
 from multiprocessing.connection import Connection
 
-from m3etl.stages.childprocess import ChildProcess, run_child, sendable
+from m3etl.stages.childprocess import ChildProcess, loading_s, many_chips, run_child, sendable
 from m3etl.stages.shardwork import ShardWork, seal_work
 
 Sealed = tuple[int, int]
@@ -17,19 +17,25 @@ Sealed = tuple[int, int]
 
 class SealingProcess:
     """Runs `seal_work` for one thread: here, and in a child once that has taken `after_s` seconds and the child has
-    loaded. What a child does that is lost is done here; a child ends when its parent does.
+    loaded, or from the first shard on where many chips are expected. What a child does that is lost is done here; a
+    child ends when its parent does.
     """
 
     def __init__(self, *, after_s: float = 1.0) -> None:
         self._after_s = after_s if len(os.sched_getaffinity(0)) > 1 else float("inf")
-        self._busy_s = 0.0
+        self._busy_s = self._waits_s = 0.0
         self._child: ChildProcess | None = None
+
+    def expect(self, chips: int) -> None:
+        """So many chips are to be sealed; sealing the first of many here would hold up the requests in flight."""
+        if chips >= many_chips and self._after_s < float("inf"):
+            self._after_s, self._waits_s = 0.0, loading_s
 
     def seal(self, work: ShardWork) -> Sealed:
         """See `seal_work`; raises what it raises."""
         if self._child is None and self._busy_s >= self._after_s:
             self._child = ChildProcess("m3etl.stages.sealingprocess")
-        if self._child is not None and self._child.is_ready:
+        if self._child is not None and self._child.is_ready_within(self._waits_s):
             done = _seal_there(self._child, work)
             if done is not None:
                 return done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import ee
@@ -200,3 +202,22 @@ def test_arrays_of_several_dates_whatever_season_is_missing():
         assert [kept.body(request), kept.body(request)] == [sent_by_the_client(request)] * 2
         bodies.append(kept.body(request))
     assert len(set(bodies)) == len(cases)
+
+
+def test_threads_that_meet_the_same_form_make_it_once(monkeypatch):
+    calls = []
+    encode = bodies_module.encode_request
+
+    def slowly(asked):
+        calls.append(1)
+        time.sleep(0.02)
+        return encode(asked)
+
+    monkeypatch.setattr(bodies_module, "encode_request", slowly)
+    request = plan_requests(chip_job(1))[0]
+    alone = RequestBodies().body(request)
+    once = len(calls)
+    bodies = RequestBodies()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(bodies.body, [request] * 8)) == {alone}
+    assert len(calls) == 2 * once

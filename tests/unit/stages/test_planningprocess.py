@@ -19,9 +19,8 @@ from m3etl.errors import AuthenticationError, InputError, RemoteError
 from m3etl.io.flow import FlowCounts, Quota
 from m3etl.io.journal import AnswerJournal
 from m3etl.io.outcomes import Failure, Kind
-from m3etl.stages import planningprocess
 from m3etl.stages.asking import MeteredSession, PlanningRules
-from m3etl.stages.childprocess import ChildProcess, serve_connection
+from m3etl.stages.childprocess import ChildProcess, many_chips, serve_connection
 from m3etl.stages.feeding import Feed
 from m3etl.stages.planningprocess import Parent, Planner, PlanningProcess, serve_calls
 from tests.unit.stages.test_planning import Book, chips_of, plan, specs
@@ -262,7 +261,7 @@ def test_what_a_lost_child_leaves_is_planned_here(child, after, tmp_path):
 
 def test_few_chips_start_no_child():
     process = PlanningProcess()
-    assert process.child_for(planningprocess.least_chips - 1) is None
+    assert process.child_for(many_chips - 1) is None
     assert process._child is None
     process.close()
 
@@ -270,7 +269,7 @@ def test_few_chips_start_no_child():
 @two_cores
 def test_a_child_loads_beside_other_work_and_ends():
     process = PlanningProcess()
-    process.start(planningprocess.least_chips)
+    process.start(many_chips)
     child = process.child_for(1)
     assert child is not None, "once it is there small selections are planned there too"
     process.close()

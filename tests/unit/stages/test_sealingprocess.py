@@ -131,6 +131,19 @@ def test_a_short_run_starts_no_child(landed, alone, tmp_path):
     patient.close()
 
 
+def test_a_long_run_seals_nothing_here(landed, alone, tmp_path, monkeypatch):
+    def here(work):
+        raise AssertionError("sealed beside the requests in flight")
+
+    monkeypatch.setattr("m3etl.stages.sealingprocess.seal_work", here)
+    process = SealingProcess()
+    process.expect(1_000_000)
+    try:
+        assert sealed(landed, tmp_path / "c", process.seal) == alone
+    finally:
+        process.close()
+
+
 def test_the_child_ends_when_its_parent_is_killed():
     code = (
         "import sys, time\n"
