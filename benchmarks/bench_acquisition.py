@@ -39,7 +39,7 @@ bound = min(per_second, concurrency / 0.3)
 # Chips of a run, so that it takes seconds and not minutes: rivals are steady from the first second on.
 counts = {"xee": 24, "geedim": 2, "cubexpress": 32, "cubexpress_40": 96, "mmearth": 80}
 quick_counts = {"cubexpress": 16, "mmearth": 40}
-whole_chips, quick_chips = (1200, 3000), (150, 300)  # with the modelled latency, with the constant one
+whole_chips, quick_chips = (1200, 6000), (150, 300)  # with the modelled latency, with the constant one
 documented, tuned = ("xee", "geedim", "cubexpress"), ("cubexpress_40",)
 
 
@@ -165,6 +165,7 @@ async def _ask_raw(url: str, count: int) -> None:
 def _prepare(root: Path, server: Server, chips: int) -> tuple[Path, Path]:
     """The plan of all exports, and the rivals' task over some of its chips; the server has seen everything once."""
     plan = _draw(root / "plan", server, chips)
+    _export(root, plan, server, {}, gated=False)  # whoever asks first decides what is replayed to the others
     _export(root, plan, server, {}, gated=False, keep=root / "warm")
     task = root / "task.json"
     latency = "&".join(f"{key}={value}" for key, value in constant.items())
