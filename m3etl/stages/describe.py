@@ -59,11 +59,17 @@ def run_describe(campaign: Campaign, *, presence: bool = False) -> Summary:
 
 
 def _count_unusable(campaign: Campaign) -> int:
-    """Planned chips that have no usable scene; a chip of the reserve stands in for each, if there was one."""
+    """Chips that have no usable scene, less those of the reserve, one of which stands in for each if there was one."""
     if not campaign.with_ledger:
         return 0
     with open_ledgers(campaign, to_read=True) as opened:
-        return sum(ledger.counts().get(ChipState.UNUSABLE, 0) for _, ledger in opened)
+        tallies = [ledger.tally().items() for _, ledger in opened]
+    return sum(
+        chips
+        for tally in tallies
+        for (_, from_reserve, state), chips in tally
+        if state is ChipState.UNUSABLE and not from_reserve
+    )
 
 
 def describe_published(url: str) -> Summary:

@@ -94,9 +94,12 @@ def test_copies_of_the_directory_come_together_afterwards(whole, tmp_path):
     assert read_status(second).done == read_status(whole).done
 
 
-def test_what_is_planned_is_stored_or_unusable(whole):
-    facts = run_describe(whole).facts
-    assert facts["of them unusable"] == read_status(whole).rejected > 0
+def test_what_is_planned_is_stored_or_unusable(tmp_path):
+    """Reserves without a usable scene are none of those planned."""
+    campaign = campaign_in(tmp_path / "c")
+    export(campaign, FakeEarth(lost=0.4))
+    facts = run_describe(campaign).facts
+    assert read_status(campaign).rejected > facts["of them unusable"] > 0
     assert facts["chips planned"] == facts["chips stored"] + facts["of them unusable"]
 
 
