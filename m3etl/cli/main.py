@@ -119,8 +119,10 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
         return interrupted_exit_code
-    except SystemExit:  # by Click itself, which ends so only where the reader went away, as `head` does
-        return report_failure(BrokenPipeError(), verbose=False)
+    except SystemExit as ended:
+        if not ended.code:  # by Click itself, which has completed words for a shell
+            raise
+        return report_failure(BrokenPipeError(), verbose=False)  # by Click too: the reader went away, as `head` does
     except Exception as error:
         return report_failure(error, verbose=_is_verbose(arguments))
     return result if isinstance(result, int) else 0

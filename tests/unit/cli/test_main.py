@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import sqlite3
 import subprocess
@@ -180,6 +181,14 @@ def test_a_reader_that_closes_early_gets_no_traceback():
     )
     assert result.stdout.strip() == "["
     assert result.stderr == ""
+
+
+def test_completing_words_in_a_shell_is_no_failure():
+    command = [sys.executable, "-m", "m3etl.cli.main"]
+    ask = {**os.environ, "_M3ETL_COMPLETE": "bash_source"}
+    result = subprocess.run(command, env=ask, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "_m3etl_completion" in result.stdout
 
 
 def test_a_reader_that_is_gone_is_no_bug():
