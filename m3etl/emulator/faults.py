@@ -37,7 +37,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from m3etl.emulator.distort import Alteration
+from m3etl.emulator.distort import Alteration, Distorter
 from m3etl.emulator.messages import Account, Response, error_response, json_response, rate_message
 from m3etl.errors import InputError
 
@@ -160,10 +160,13 @@ class RateGate:
 
 
 class Faults:
-    """A fault plan in action: counts requests per rule and holds the gates. Thread-safe."""
+    """A fault plan in action: counts requests per rule, holds the gates, and alters answers where a rule says so.
+    Thread-safe.
+    """
 
     def __init__(self, plan: FaultPlan) -> None:
         self.plan = plan
+        self.distorter = Distorter() if any(rule.alter for rule in plan.rules) else None
         self._lock = threading.Lock()
         self._counts = [0] * len(plan.rules)
         self._random = random.Random(plan.seed)

@@ -59,7 +59,6 @@ class EmulatorServer(ThreadingHTTPServer):
         self.service = service
         self.faults = faults
         self.log = log
-        self._distorter = Distorter() if any(rule.alter for rule in faults.plan.rules) else None
         self._in_flight = 0
         self._counting = threading.Lock()
         super().__init__(address, _Handler)
@@ -98,7 +97,8 @@ class EmulatorServer(ThreadingHTTPServer):
         return self._act(request, started, metered=True)
 
     def _act(self, request: Request, started: float, *, metered: bool) -> _Outcome:
-        index, rule = self.faults.pick(request.method, request.path) or (None, None)
+        faults = self.faults
+        index, rule = faults.pick(request.method, request.path) or (None, None)
         if rule is not None:
             time.sleep(rule.delay_ms / 1000.0)
             if rule.drop in (True, "before"):
@@ -107,11 +107,11 @@ class EmulatorServer(ThreadingHTTPServer):
         if response is None:
             response = self._dispatch(request)
             if metered:
-                remaining = started + self.faults.plan.latency.seconds(request.account) - time.monotonic()
+                remaining = started + faults.plan.latency.seconds(request.account) - time.monotonic()
                 if remaining > 0:
                     time.sleep(remaining)
-        if self._distorter is not None:
-            response = self._altered(self._distorter, response, rule)
+        if faults.distorter is not None:
+            response = self._altered(faults.distorter, response, rule)
         if rule is None:
             return _Outcome(response=response)
         if rule.drop == "after":
