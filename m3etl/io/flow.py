@@ -153,7 +153,7 @@ class Quota:
             while not stop.is_set():
                 if self._take(time.monotonic(), True):
                     return True
-                self._lock.wait(self._gate.wait_s(time.monotonic()) or longest_look_s)
+                self._lock.wait(min(self._gate.wait_s(time.monotonic()) or longest_look_s, longest_look_s))
             self._is_claimed = False
             return False
 

@@ -178,6 +178,22 @@ def test_a_place_that_is_claimed_goes_to_nobody_else():
     assert quota.wait_s(7.0) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 600.0])
+def test_a_stop_ends_the_wait_for_a_place(pause_s):
+    quota, stop, found = Quota(per_second=1000, in_flight=1), threading.Event(), []
+    began = time.monotonic()
+    assert quota.take(began, goes_first=False)
+    quota.pause(began + pause_s)
+    waiting = threading.Thread(target=lambda: found.append(quota.wait_for_place(stop)), daemon=True)
+    waiting.start()
+    time.sleep(0.1)
+    stop.set()
+    waiting.join(30)
+    assert found == [False]
+    quota.give_back()
+    assert quota.take(began + 601, goes_first=False), "nobody claims it any more"
+
+
 def test_nothing_deterministic_is_sent_twice():
     def send(ask):
         raise failed(Kind.DETERMINISTIC)
