@@ -23,12 +23,14 @@ Serves = Callable[[Connection, "queue.SimpleQueue[Any]"], None]
 
 
 class ChildProcess:
-    """`python -m module`, at the other end of `connection`. It is ready when its first message is there: "ready"."""
+    """`python -m module`, at the other end of `connection`. It is ready when its first message is there: "ready".
+    Raises OSError where it cannot be started.
+    """
 
     def __init__(self, module: str) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", module, str(theirs.fileno())]
-        with theirs:
+        with ours, theirs:
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -36,7 +38,7 @@ class ChildProcess:
                 stdout=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is for the parent, which ends what was begun
             )
-        self.connection = Connection(ours.detach())
+            self.connection = Connection(ours.detach())
         self._is_ready = self.is_lost = False
 
     @property
@@ -62,10 +64,9 @@ class ChildProcess:
 
     def close(self) -> None:
         """End it, whatever it does."""
-        self.connection.close()
-        if not self._is_ready:
-            self._process.kill()  # it would load first
+        self._process.kill()
         self._process.wait()
+        self.connection.close()
 
 
 def run_child(serve: Serves) -> None:
@@ -78,13 +79,15 @@ def run_child(serve: Serves) -> None:
 
 
 def serve_connection(connection: Connection, serve: Serves, on_end: Callable[[], None] = lambda: os._exit(0)) -> None:
-    """The same over a given connection. on_end: called when the other end is gone."""
+    """The same over a given connection. on_end: called when the other end is gone, or this one cannot go on."""
     messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, messages, on_end), daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):  # the other end is gone
-        connection.send("ready")
-        serve(connection, messages)
-    on_end()
+    try:
+        with contextlib.suppress(OSError):  # the other end is gone
+            connection.send("ready")
+            serve(connection, messages)
+    finally:
+        on_end()
 
 
 def sendable(error: Exception) -> Exception:
@@ -94,7 +97,8 @@ def sendable(error: Exception) -> Exception:
 
 def _receive(connection: Connection, messages: queue.SimpleQueue[Any], on_end: Callable[[], None]) -> None:
     try:
-        while True:
-            messages.put(connection.recv())
-    except (EOFError, OSError):
+        with contextlib.suppress(EOFError, OSError):  # the other end is gone
+            while True:
+                messages.put(connection.recv())
+    finally:
         on_end()

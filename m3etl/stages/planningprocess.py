@@ -46,7 +46,8 @@ class PlanningProcess:
     def start(self, chips: int) -> None:
         """Let the child load where so many chips are to be planned; it may do so while something else is done."""
         if self._child is None and chips >= self._least:
-            self._child = ChildProcess("m3etl.stages.planningprocess")
+            with contextlib.suppress(OSError):  # without it everything is planned here
+                self._child = ChildProcess("m3etl.stages.planningprocess")
 
     def child_for(self, chips: int) -> ChildProcess | None:
         """The loaded child, started for so many chips or before; None without one, or where it is lost."""
@@ -95,16 +96,21 @@ class Planner:
         decided: set[str] = set()
         if child is not None:
             try:
-                self._plan_there(child, chips, feed, decided)
-                return
-            except (EOFError, BrokenPipeError, ConnectionResetError):
+                error = self._plan_there(child, chips, feed, decided)
+            except (EOFError, OSError):
                 child.is_lost = True
+            else:
+                if error is not None:
+                    raise error
+                return
         self._here.plan([chip for chip in chips if chip.chip_id not in decided], feed)
 
-    def _plan_there(self, child: ChildProcess, chips: Sequence[PlanChip], feed: Feed | None, decided: set[str]) -> None:
+    def _plan_there(
+        self, child: ChildProcess, chips: Sequence[PlanChip], feed: Feed | None, decided: set[str]
+    ) -> BaseException | None:
         if self._there is None:
             self._there = _There(child.connection, self._rules, self._counts, self._stop)
-        self._there.plan(chips, self._handlers(feed, decided), has_feed=feed is not None)
+        return self._there.plan(chips, self._handlers(feed, decided), has_feed=feed is not None)
 
     def _handlers(self, feed: Feed | None, decided: set[str]) -> _Handlers:
         def record_planned(chips: Sequence[PlannedChip]) -> None:
@@ -130,7 +136,8 @@ class Planner:
 
     def _ask(self, expression: str, items: int) -> bytes:
         if not self._quota.wait_for_place(self._stop):
-            raise RequestFailed(Failure(kind=Kind.TRANSIENT, message="the run was stopped before this was asked"))
+            # No fault of what was to be asked, else it could be its last: the next run asks for it.
+            raise RequestFailed(Failure(kind=Kind.UNREACHABLE, message="the run was stopped before this was asked"))
         try:
             return self._service.ask_encoded(expression, items)
         except RequestFailed as failed:
@@ -153,8 +160,8 @@ class _There:
         self._lock = threading.Lock()
         self._send("rules", rules)
 
-    def plan(self, chips: Sequence[PlanChip], handlers: _Handlers, *, has_feed: bool) -> None:
-        """Raises what planning raised there, or what a handler raised here; EOFError or the like for a lost child."""
+    def plan(self, chips: Sequence[PlanChip], handlers: _Handlers, *, has_feed: bool) -> BaseException | None:
+        """Returns what planning raised there, or a handler here. Raises EOFError or OSError for a lost child alone."""
         for start in range(0, len(chips), chips_at_once):
             self._send("chips", chips[start : start + chips_at_once])
         self._send("plan", has_feed)
@@ -167,8 +174,7 @@ class _There:
                     break
                 pool.submit(self._answer, handlers[name], *content)
         error: BaseException | None = self._error or content[0]
-        if error is not None:
-            raise error
+        return error
 
     def _receive(self) -> Any:
         while not self._connection.poll(looks_every_s):

@@ -4,6 +4,7 @@ interpreter's lock with the requests in flight. Small runs never start it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import time
@@ -34,7 +35,8 @@ class SealingProcess:
     def seal(self, work: ShardWork) -> Sealed:
         """See `seal_work`; raises what it raises."""
         if self._child is None and self._busy_s >= self._after_s:
-            self._child = ChildProcess("m3etl.stages.sealingprocess")
+            with contextlib.suppress(OSError):  # without it everything is sealed here
+                self._child = ChildProcess("m3etl.stages.sealingprocess")
         if self._child is not None and self._child.is_ready_within(self._waits_s):
             done = _seal_there(self._child, work)
             if done is not None:

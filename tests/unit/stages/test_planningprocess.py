@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
+import signal
 import socket
+import struct
+import sys
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -47,9 +51,11 @@ class ThreadChild:
     def is_ready_within(self, seconds: float) -> bool:
         return not self.is_lost
 
-    def lose(self) -> None:
+    def lose(self, *, amid_a_message: bool) -> None:
         """As a killed process is lost."""
-        with socket.socket(fileno=os.dup(self.other.fileno())) as again:
+        with self.sides[0]._lock, socket.socket(fileno=os.dup(self.other.fileno())) as again:
+            if amid_a_message:
+                again.sendall(struct.pack("!i", 1000) + b"begun")
             again.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -68,16 +74,18 @@ class EndingParent(Parent):
     """The parent as such a child sees it: calls that are not answered end with it, as a process would."""
 
     def end(self) -> None:
-        while self._calls:
-            self._calls.popitem()[1].set_result(RuntimeError("the parent is gone"))
+        for number in list(self._calls):
+            self.answered(number, RuntimeError("the parent is gone"))
 
     def answered(self, number, answer) -> None:
-        if number in self._calls:
+        with contextlib.suppress(KeyError):
             super().answered(number, answer)
 
     def _send(self, *message) -> None:
-        with contextlib.suppress(OSError):
+        try:
             super()._send(*message)
+        except OSError:
+            self.end()
 
 
 @pytest.fixture
@@ -222,6 +230,7 @@ def test_a_full_feed_holds_planning_back(child, monkeypatch):
         assert len(book.scenes) < 500
         chips = iter(feed)
         while len(book.scenes) < 600:
+            assert run.is_alive()
             if next(chips) is None:
                 time.sleep(0.01)
     finally:
@@ -242,13 +251,31 @@ def test_a_stop_ends_it_and_keeps_the_answers(child, tmp_path):
     assert AnswerJournal(journal).read()
 
 
+def test_what_a_stop_leaves_unasked_is_no_failure(child):
+    quota, stop, book = Quota(per_second=10_000.0, in_flight=1), threading.Event(), Book()
+    assert quota.take(time.monotonic(), goes_first=False)
+    run = threading.Thread(
+        target=plan_there,
+        args=(child, chips_of(1), FakeEarth()),
+        kwargs={"book": book, "stop": stop, "quota": quota, "max_attempts": 1},
+        daemon=True,
+    )
+    run.start()
+    wait_until(lambda: quota._is_claimed)
+    stop.set()
+    run.join(30)
+    assert not run.is_alive()
+    assert not book.lost
+
+
+@pytest.mark.parametrize("amid_a_message", [False, True])
 @pytest.mark.parametrize("after", [2, 8, 14])  # every question counts twice
-def test_what_a_lost_child_leaves_is_planned_here(child, after, tmp_path):
+def test_what_a_lost_child_leaves_is_planned_here(child, after, amid_a_message, tmp_path):
     chips, feed = chips_of(300), Feed()
 
     def trouble(kind, question, number):
         if number == after:
-            child.lose()
+            child.lose(amid_a_message=amid_a_message)
 
     earth = FakeEarth(lost=0.1, trouble=trouble)
     there, _ = plan_there(child, chips, earth, feed=feed, journal=tmp_path / "planning.jsonl", plan_batch=32)
@@ -276,6 +303,14 @@ def test_a_child_loads_beside_other_work_and_ends():
     assert not os.path.exists(f"/proc/{child.pid}")
 
 
+@two_cores
+def test_what_cannot_be_started_is_done_without(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    process = PlanningProcess()
+    assert process.child_for(many_chips) is None
+    process.close()
+
+
 def wait_until(condition) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -290,3 +325,29 @@ def test_a_child_whose_parent_is_gone_at_once_is_silent(module, capfd):
     made.connection.close()
     made._process.wait(30)
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def loaded():
+    made = ChildProcess("m3etl.stages.planningprocess")
+    assert made.is_ready_within(30)
+    yield made
+    made.close()
+
+
+@two_cores
+@pytest.mark.parametrize("message", [b"not pickled", pickle.dumps(("rules", None))])
+def test_a_child_that_cannot_go_on_is_lost(loaded, message):
+    loaded.connection.send_bytes(message)
+    assert loaded.connection.poll(30)
+    with pytest.raises(EOFError):
+        loaded.connection.recv()
+
+
+@two_cores
+def test_a_child_that_does_nothing_is_ended(loaded):
+    os.kill(loaded.pid, signal.SIGSTOP)
+    closing = threading.Thread(target=loaded.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive()

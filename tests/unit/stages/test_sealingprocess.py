@@ -144,6 +144,12 @@ def test_a_long_run_seals_nothing_here(landed, alone, tmp_path, monkeypatch):
         process.close()
 
 
+def test_what_cannot_be_started_is_done_without(landed, alone, process, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
+    assert sealed(landed, tmp_path / "c", process.seal) == alone
+    assert process._child is None
+
+
 def test_the_child_ends_when_its_parent_is_killed():
     code = (
         "import sys, time\n"
