@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from m3etl.io.layout import StoreLayout, chip_columns, read_layout, shard_path
 from m3etl.io.shards import write_file
+from m3etl.io.workers import usable_cores
 from m3etl.spec.catalog import catalogue_digest
 
 most_threads = 16
@@ -29,7 +29,7 @@ def dataset_id(path: Path) -> str:
     memory = path.with_name(f".{path.name}.checksums.json")
     known = _read_known(memory)
     files = sorted(_files(path, layout))
-    with ThreadPoolExecutor(min(most_threads, len(os.sched_getaffinity(0)))) as pool:
+    with ThreadPoolExecutor(min(most_threads, usable_cores())) as pool:
         entries = list(pool.map(lambda item: _entry(item[2], known.get(str(item[2].relative_to(path)))), files))
     total = hashlib.sha256(catalogue_digest(layout.specs.values()).encode())
     seen: Known = {}

@@ -7,7 +7,6 @@ piece is pasted into every window it belongs to.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from m3etl.compute.grids import PixelWindow, whole_pixel_offset
 from m3etl.errors import InputError
 from m3etl.io.geotiffs import Raster, check_alike, describe_raster, read_box
+from m3etl.io.workers import usable_cores
 
 __all__ = ["Mosaic", "Raster", "WindowPixels", "describe_raster", "read_windows"]
 
@@ -75,7 +75,7 @@ def read_windows(
 
 def reading_pool(threads: int = 0) -> ThreadPoolExecutor:
     """Threads that read and decode: as many as cores, eight at most, unless stated."""
-    return ThreadPoolExecutor(threads or min(most_threads, len(os.sched_getaffinity(0))))
+    return ThreadPoolExecutor(threads or min(most_threads, usable_cores()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

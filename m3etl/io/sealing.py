@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from m3etl.errors import DamagedError, InputError
 from m3etl.io.columns import repair_hint, write_column_chunk
 from m3etl.io.layout import StoreLayout, chip_columns, read_layout, shard_path
 from m3etl.io.shards import Array, ChunkCodec, ShardFile, ShardWriter, flush_directory, temporary_of, write_temporary
+from m3etl.io.workers import usable_cores
 from m3etl.spec.modality import ArraySpec, Shape
 
 most_threads = 16
@@ -68,7 +68,7 @@ def seal_shard(
         )
     sealing = _Sealing(path, layout, shard, names)
     try:
-        threads = threads or min(most_threads, len(os.sched_getaffinity(0)))
+        threads = threads or min(most_threads, usable_cores())
         with ThreadPoolExecutor(threads, "m3etl-seal") as pool:
             sealing.take(_in_order(chips), pool, most_waiting=2 * threads)
         with ThreadPoolExecutor(flush_threads, "m3etl-flush") as pool:

@@ -181,7 +181,7 @@ class ShardFile:
     def advise(self, position: int) -> None:
         """Ask the kernel to read this chunk ahead."""
         offset, length = self.index[position].tolist()
-        if offset != missing_mark:
+        if offset != missing_mark and hasattr(os, "posix_fadvise"):  # macOS has none
             os.posix_fadvise(self._descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:

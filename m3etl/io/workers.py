@@ -47,11 +47,19 @@ def open_workers(scheduler: str = "", *, shared: Path, threads: int = 0) -> Iter
             _check_workers(client, scheduler, shared)
             yield DaskWorkers(client, scheduler)
         return
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    threads = threads or usable_cores()
+    with ThreadPoolExecutor(threads) as pool:
         try:
-            yield ThreadWorkers(pool, threads or len(os.sched_getaffinity(0)))
+            yield ThreadWorkers(pool, threads)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS does not bind processes to cores
 
 
 class ThreadWorkers:

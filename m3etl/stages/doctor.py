@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,7 @@ from m3etl import __version__
 from m3etl.campaign import CampaignConfig, EarthEngineConfig
 from m3etl.errors import M3etlError
 from m3etl.io import machine
+from m3etl.io.workers import usable_cores
 from m3etl.stages.summary import Summary
 
 discovery_url = "https://earthengine.googleapis.com/$discovery/rest?version=v1"
@@ -221,7 +221,7 @@ def _check_space(root: Path) -> Check:
 
 
 def _check_device() -> Check:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     name = machine.accelerator() if machine.package_version("torch") else ""
     if name:
         return Check(check="device", state=State.OK, found=f"cuda: {name}, {cores} CPU cores")

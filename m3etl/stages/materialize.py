@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,6 +22,7 @@ from m3etl.compute.device import BatchNormalizer, Rows
 from m3etl.compute.normalize import Normalizer
 from m3etl.errors import InputError
 from m3etl.io.store import ChipStore, SealedChip, create_store, dataset_id, grow_store, open_store, seal_shard
+from m3etl.io.workers import usable_cores
 from m3etl.spec.modality import ArraySpec, Transform, Values
 from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import Progress
@@ -108,7 +108,7 @@ class _Batches:
         chips = {name: (store.chip_shape(name), spec.dtype) for name, spec in store.specs.items()}
         chip_bytes = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in chips.values())
         self._size = min(max(1, batch_bytes[device] // chip_bytes), store.shard_chips)
-        self._threads = len(os.sched_getaffinity(0))
+        self._threads = usable_cores()
         self._dtypes = {name: normalized_spec(spec).dtype for name, spec in store.specs.items()}
         self._normalizer = BatchNormalizer(normalizer, chips, batch_size=self._size, device=device)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from m3etl.io.flow import FlowCounts, Quota
 from m3etl.io.ledger_records import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Form
+from m3etl.io.workers import usable_cores
 from m3etl.stages.asking import Decisions, MeteredSession, PlanningRules
 from m3etl.stages.childprocess import ChildProcess, loading_s, many_chips, run_child, sendable
 from m3etl.stages.decisions import PlanChip
@@ -40,7 +40,7 @@ class PlanningProcess:
     """The child of one run, started for selections of `least` chips. It ends when its parent does."""
 
     def __init__(self, *, least: int = many_chips) -> None:
-        self._least = least if len(os.sched_getaffinity(0)) > 1 else float("inf")
+        self._least = least if usable_cores() > 1 else float("inf")
         self._child: ChildProcess | None = None
 
     def start(self, chips: int) -> None:

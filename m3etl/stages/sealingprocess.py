@@ -5,11 +5,11 @@ interpreter's lock with the requests in flight. Small runs never start it.
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import time
 from multiprocessing.connection import Connection
 
+from m3etl.io.workers import usable_cores
 from m3etl.stages.childprocess import ChildProcess, loading_s, many_chips, run_child, sendable
 from m3etl.stages.shardwork import ShardWork, seal_work
 
@@ -23,7 +23,7 @@ class SealingProcess:
     """
 
     def __init__(self, *, after_s: float = 1.0) -> None:
-        self._after_s = after_s if len(os.sched_getaffinity(0)) > 1 else float("inf")
+        self._after_s = after_s if usable_cores() > 1 else float("inf")
         self._busy_s = self._waits_s = 0.0
         self._child: ChildProcess | None = None
 

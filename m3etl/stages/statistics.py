@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from m3etl.compute.quality import clear_of, find_cloud_array, find_cloud_of_periods, fitted, without_cloud
 from m3etl.compute.stats import Counts, merge_counts, start_counts, summarise
 from m3etl.io.store import ChipStore, open_store
-from m3etl.io.workers import Workers, open_workers
+from m3etl.io.workers import Workers, open_workers, usable_cores
 from m3etl.spec.modality import ArraySpec, Shape
 from m3etl.stages.summary import Progress
 
@@ -41,7 +40,7 @@ def measure_store(
             progress.advance()
         return counts
 
-    count = max(1, min(threads or len(os.sched_getaffinity(0)), len(groups)))
+    count = max(1, min(threads or usable_cores(), len(groups)))
     with ThreadPoolExecutor(count) as pool:
         parts = list(pool.map(work, range(count)))
     progress.finish()

@@ -115,6 +115,17 @@ def test_libraries_keep_to_their_rooms(library, rooms):
     assert wrong == []
 
 
+def test_cores_are_counted_in_one_place():
+    """Not every system says which ones a process may use."""
+    wrong = [
+        f"{path.relative_to(package)}:{node.lineno}"
+        for path in sources
+        for node in nodes_of(path)
+        if isinstance(node, ast.Attribute) and node.attr == "sched_getaffinity" and path.name != "workers.py"
+    ]
+    assert wrong == []
+
+
 def test_package_files_import_nothing():
     for path in package.glob("*/__init__.py"):
         assert [module for module, _ in imported(path) if module != "__future__.annotations"] in ([], ["__future__"]), (

@@ -11,7 +11,7 @@ from fakes.tasks_for_workers import note_and_wait, refuse, square, where
 
 from m3etl.errors import DamagedError, InputError, RemoteError
 from m3etl.io import workers
-from m3etl.io.workers import open_workers
+from m3etl.io.workers import open_workers, usable_cores
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,15 @@ def test_threads_give_results_in_order_and_run_few_ahead(tmp_path):
         assert list(results) == [number * number for number in range(1, 50)]
         with pytest.raises(DamagedError, match="chip 3 is damaged"):
             list(opened.run(refuse, [(3,)]))
+
+
+def test_cores_are_counted_where_processes_are_not_bound_to_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2}, raising=False)
+    assert usable_cores() == 2
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert usable_cores() == os.cpu_count()
+    with open_workers(shared=tmp_path) as opened:
+        assert list(opened.run(square, [(3,)])) == [9]
 
 
 def test_dask_gives_the_same_in_the_same_order(cluster, tmp_path):

@@ -23,13 +23,14 @@ from m3etl.errors import AuthenticationError, InputError, RemoteError
 from m3etl.io.flow import FlowCounts, Quota
 from m3etl.io.journal import AnswerJournal
 from m3etl.io.outcomes import Failure, Kind
+from m3etl.io.workers import usable_cores
 from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.childprocess import ChildProcess, many_chips, serve_connection
 from m3etl.stages.feeding import Feed
 from m3etl.stages.planningprocess import Parent, Planner, PlanningProcess, serve_calls
 from tests.unit.stages.test_planning import Book, chips_of, plan, specs
 
-two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: everything is planned here")
+two_cores = pytest.mark.skipif(usable_cores() < 2, reason="one core: everything is planned here")
 
 
 @pytest.fixture(autouse=True)

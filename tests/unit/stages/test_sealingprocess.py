@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,13 +14,14 @@ from m3etl.campaign import open_campaign
 from m3etl.errors import DamagedError
 from m3etl.io.ledger import open_ledger
 from m3etl.io.segments import segment_numbers, segment_path
+from m3etl.io.workers import usable_cores
 from m3etl.stages.layout import read_layout_of
 from m3etl.stages.sealingprocess import SealingProcess
 from m3etl.stages.shardwork import seal_work
 from m3etl.stages.tile import Sealer
 from tests.unit.stages import test_export as exporting
 
-pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: everything is sealed here")
+pytestmark = pytest.mark.skipif(usable_cores() < 2, reason="one core: everything is sealed here")
 
 
 @pytest.fixture(scope="module")
