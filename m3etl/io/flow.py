@@ -116,12 +116,18 @@ class RateGate:
 
 
 class Quota:
-    """The rate and the requests in flight that flows may have together, each from a thread of its own."""
+    """The rate and the requests in flight that flows may have together, each from a thread of its own.
 
-    def __init__(self, *, per_second: float, in_flight: int) -> None:
+    on_pause: called, in any of them, with seconds for which the service wants no request, and the outcome that says so.
+    """
+
+    def __init__(
+        self, *, per_second: float, in_flight: int, on_pause: Callable[[float, Failure], None] | None = None
+    ) -> None:
         self._gate = RateGate(per_second)
         self._free = max(1, in_flight)
         self._is_claimed = False
+        self._on_pause = on_pause
         self._lock = threading.Condition()
 
     def wait_s(self, now: float) -> float:
@@ -178,6 +184,8 @@ class Quota:
         pause_s = min(failure.retry_after_s or 0.0, longest_pause_s)
         if pause_s:
             self.pause(time.monotonic() + pause_s)
+            if self._on_pause is not None:
+                self._on_pause(pause_s, failure)
         return pause_s
 
 

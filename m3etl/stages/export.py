@@ -31,7 +31,7 @@ from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.budget import make_meter, over_budget, read_figures, share_of_part
 from m3etl.stages.exportreport import Outcome, dry_run, summarise
 from m3etl.stages.feeding import Feed, Planning
-from m3etl.stages.fetching import Lane, PixelLane, SealingThread, block_chips_of
+from m3etl.stages.fetching import Lane, Pauses, PixelLane, SealingThread, block_chips_of
 from m3etl.stages.layout import Layout, fix_layout, further_specs, read_layout_of, with_catalogue
 from m3etl.stages.ledgers import describe_addition
 from m3etl.stages.parts import begin_part, check_part, join_parts
@@ -159,7 +159,9 @@ class _Export:
         self._bytes = 0
         self._planned = 0
         options = campaign.config.export
-        self._quota = Quota(per_second=options.requests_per_second, in_flight=options.max_in_flight)
+        self._quota = Quota(
+            per_second=options.requests_per_second, in_flight=options.max_in_flight, on_pause=Pauses(progress).note
+        )
 
     def run(self, modalities: Sequence[str], region: str | None, *, retry_failed: bool) -> Summary:
         layout = fix_layout(self._campaign, self._ledger, modalities, lambda: count_planned(self._campaign))

@@ -5,8 +5,10 @@ into segments and ledger, shards sealed beside it.
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -31,6 +33,8 @@ from m3etl.stages.places import grid_of
 from m3etl.stages.planning import stopped_error
 from m3etl.stages.summary import Progress
 from m3etl.stages.tile import Layout, Sealer
+
+told_pause_s = 10.0  # shorter ones are over before anybody wonders
 
 
 class Lane(Protocol):
@@ -192,6 +196,28 @@ def block_chips_of(campaign: Campaign, specs: Sequence[ArraySpec]) -> int:
     most_bytes = config.export.max_in_flight_mb * 2**20 // 4
     largest = largest_block(specs, config.sample.chip_px, extra_bytes=check_bytes, most_bytes=most_bytes)
     return min(wanted or largest, largest)
+
+
+class Pauses:
+    """Says that nothing moves and why where the service asks for a long pause: once, however many requests in flight
+    are told of it. For any thread.
+    """
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._until = -math.inf
+        self._lock = threading.Lock()
+
+    def note(self, pause_s: float, failure: Failure) -> None:
+        """Nothing is sent for so many seconds, because of this outcome."""
+        if pause_s < told_pause_s:
+            return
+        now = self._clock()
+        with self._lock:
+            is_new, self._until = now >= self._until, max(self._until, now + pause_s)
+        if is_new:
+            self._progress.say(f"waiting for {pause_s:.0f} s (Ctrl-C loses nothing): {failure.message}")
 
 
 class SealingThread:
