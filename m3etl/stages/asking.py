@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m3etl.campaign import ExportConfig
-from m3etl.io.earthengine import Session
+from m3etl.io.earthengine import Session, value_of
 from m3etl.io.ledger import PlannedChip
 from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.planning import Form, encode_form
@@ -91,8 +91,7 @@ class MeteredSession:
 
     def ask(self, expression: str, items: int) -> Any:
         """See `Service`."""
-        with self._meter.request(planning_lane, items):
-            return self._session.compute_value(expression)
+        return value_of(self.ask_encoded(expression, items))
 
     def ask_encoded(self, expression: str, items: int) -> bytes:
         """The body of the same answer, see `value_of`."""
