@@ -13,7 +13,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from fakes.remembering import remembering_service
 
 from m3etl.campaign import Campaign, open_campaign
 from m3etl.emulator.batch import Running
-from m3etl.emulator.faults import parse_faults
+from m3etl.emulator.faults import Faults, parse_faults
+from m3etl.emulator.http_server import EmulatorServer
 from m3etl.emulator.messages import failure
 from m3etl.emulator.model import invalid
 from m3etl.emulator.server import running
 from m3etl.errors import AuthenticationError, InputError, RemoteError
-from m3etl.io.earthengine import open_session
+from m3etl.io.earthengine import Session, open_session
 from m3etl.io.objects import embedded_bucket
 from m3etl.io.provenance import read_provenance
 from m3etl.stages.export import run_export
@@ -38,6 +39,7 @@ from m3etl.stages.summary import SilentProgress, Summary
 from tests.unit.stages.test_export import content, make_campaign, make_plan
 
 chips = 4
+pair = (1, 3)  # of them, in one tile: as much as one kind of trouble needs
 modalities = ("sentinel2", "aster", "worldcover")
 asking, looking = "image:export", "/operations/"
 listing, files = f"/{embedded_bucket[:-1]}?", f"/{embedded_bucket}/*.tif"  # globs: the listing's path has no more
@@ -201,24 +203,28 @@ class Run:
 
 
 class Rig:
-    """Exports the same plan again and again by tasks, each time through a server of its own."""
+    """Exports the same plan again and again by tasks, through one server and one session; each campaign has operations
+    and a bucket of its own.
+    """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._service = remembering_service(folder / "memory")
+    def __init__(self, folder: Path, server: EmulatorServer, session: Session, log: Path) -> None:
+        self._folder, self._log = folder, log
+        self._server, self._session = server, session
+        self._evaluator = server.service.evaluator  # one memory for all
         self._count = 0
 
-    def campaign(self, **config: Any) -> Campaign:
+    def campaign(self, numbers: Sequence[int] = range(chips), **config: Any) -> Campaign:
         self._count += 1
         folder = self._folder / str(self._count)
         config = {"s2": "l2a", "lane": "batch", "batch_tile_px": 512, **config}
-        return make_campaign(folder / "c", make_plan(chips), modalities=modalities, **config)
+        plan = make_plan(chips).iloc[list(numbers)].reset_index(drop=True)
+        return make_campaign(folder / "c", plan, modalities=modalities, **config)
 
     def export(self, campaign: Campaign, injected: dict[int, Case] | None = None, rules: Any = ()) -> Run:
         """injected: trouble of the n-th export; rules: of the wire."""
         folder = campaign.root.parent
         service = remembering_service(folder / "state")
-        service.__dict__["_evaluator"] = self._service.evaluator  # one memory for all
+        service.__dict__["_evaluator"] = self._evaluator
         met: dict[str, Case] = {}
         run, injected = service.operations._run, dict(injected or {})
 
@@ -238,22 +244,30 @@ class Rig:
         self._seen = 0
         service.operations._run = run_or_not
         service.operations.max_running = 1  # so that which is the n-th does not hang on threads
-        log = folder / "requests.jsonl"
-        with (
-            running(service, plan=parse_faults({"seed": 5, "rules": list(rules)}), log=log) as server,
-            open_session(url=server.url, project="") as session,
-        ):
+        self._server.service = service
+        self._server.faults = Faults(parse_faults({"seed": 5, "rules": list(rules)}))
+        start = self._log.stat().st_size
+        service.start()
+        try:
             summary = run_export(
-                open_campaign(campaign.root), session=session, progress=SilentProgress(), base_wait_s=0.01
+                open_campaign(campaign.root), session=self._session, progress=SilentProgress(), base_wait_s=0.01
             )
-        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        finally:
+            service.close()
+        lines = [json.loads(line) for line in self._log.read_bytes()[start:].splitlines()]
         states = [json.loads(path.read_text()) for path in (folder / "state" / "operations").glob("*.json")]
         return Run(campaign, summary, lines, states, met)
 
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory):
-    return Rig(tmp_path_factory.mktemp("batch"))
+    folder = tmp_path_factory.mktemp("batch")
+    log = folder / "requests.jsonl"
+    with (
+        running(remembering_service(folder / "memory"), log=log) as server,
+        open_session(url=server.url, project="") as session,
+    ):
+        yield Rig(folder, server, session, log)
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +275,11 @@ def by_pixels(rig):
     run = rig.export(rig.campaign(lane="pixels"))
     assert (run.summary.done, run.summary.failed) == (chips, 0)
     return run
+
+
+@pytest.fixture(scope="module")
+def pair_by_pixels(rig):
+    return rig.export(rig.campaign(pair, lane="pixels"))
 
 
 def check(run: Run, by_pixels: Run, rules: list[Case], expected: int) -> None:
@@ -298,10 +317,17 @@ def deadline_h(group: list[Case]) -> float:
     return 3.0 / 3600 if any(case.ends is never for case in group) else 240.0
 
 
-def injected(rig: Rig, by_pixels: Run, group: list[Case], exports: list[int], requests: list[int]) -> None:
+def injected(
+    rig: Rig,
+    by_pixels: Run,
+    group: list[Case],
+    exports: list[int],
+    requests: list[int],
+    numbers: Sequence[int] = range(chips),
+) -> None:
     rules = [case for case in group if case.action is not None]
     others = [case for case in group if case.action is None]
-    campaign = rig.campaign(batch_deadline_h=deadline_h(group))
+    campaign = rig.campaign(numbers, batch_deadline_h=deadline_h(group))
     run = rig.export(
         campaign,
         {nth: case for case, nth in zip(group, exports, strict=True) if case in others},
@@ -319,10 +345,10 @@ def by_kind() -> dict[str, list[Case]]:
 
 
 @pytest.mark.parametrize("kind", by_kind(), ids=lambda kind: kind.replace(" ", "-"))
-def test_alone(rig, by_pixels, kind):
+def test_alone(rig, pair_by_pixels, kind):
     group = by_kind()[kind]
     places = [case.export for case in group]
-    injected(rig, by_pixels, group, places, places)
+    injected(rig, pair_by_pixels, group, places, places, pair)
 
 
 def mixed_parts() -> list[list[Case]]:
