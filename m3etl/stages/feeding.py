@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from m3etl.io.ledger_records import unpacked
 from m3etl.spec.jobs import ChipScenes
 
-chips_ahead = 1000  # ten seconds at the service's quota
+chips_ahead = 4000  # forty seconds at the quota; the ends of two lots are asked about meanwhile
 
 
 class Feed:

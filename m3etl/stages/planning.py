@@ -32,7 +32,7 @@ from m3etl.spec.search import Round, Search, rounds_of
 from m3etl.stages.asking import Decisions, Planned, PlanningRules, Service
 from m3etl.stages.decisions import Decision, PlanChip
 
-planning_in_flight = 8  # aggregations have a small gate of their own on the standard endpoint
+planning_in_flight, planning_at_first = 12, 4  # aggregations have a small gate of their own on the standard endpoint
 few_places = 3  # so few may fail alone without anything being wrong with the service
 journal_answers = 4096  # kept before those that are used up are dropped
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
@@ -315,7 +315,7 @@ class ScenePlanner:
             max_in_flight=min(planning_in_flight, self._config.max_in_flight),
             max_attempts=self._config.max_attempts,
             base_wait_s=self._rules.base_wait_s,
-            start_in_flight=planning_in_flight // 2,
+            start_in_flight=planning_at_first,
         )
         flow: Flow[_Question] = Flow(
             send=self._send,
