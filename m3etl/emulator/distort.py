@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 _npy_magic = b"\x93NUMPY"
+# NumPy reads headers by ast.literal_eval, in which CPython does not bear two threads (SystemError, cpython#106905).
+_one_header = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,8 @@ class Distorter:
 def _altered_pixels(alteration: Alteration, body: bytes) -> bytes:
     if not alteration.values and alteration.dtype is None and alteration.rows is None:
         return body
-    pixels: npt.NDArray[Any] = np.load(io.BytesIO(body), allow_pickle=False)
+    with _one_header:
+        pixels: npt.NDArray[Any] = np.load(io.BytesIO(body), allow_pickle=False)
     if alteration.rows is not None:
         pixels = pixels[: alteration.rows]
     for name in pixels.dtype.names or ():
@@ -75,4 +78,5 @@ def _header(body: bytes) -> tuple[Any, ...]:
     stream = io.BytesIO(body[:65_536])
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return tuple(read(stream, max_header_size=1 << 20))
+    with _one_header:
+        return tuple(read(stream, max_header_size=1 << 20))

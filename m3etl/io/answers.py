@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,8 @@ Array = npt.NDArray[Any]
 promise_floor = 0.5  # where planning promised at least this much, a response without any value is wrong
 promise_tolerance = 0.25  # planning measures masks at 60 m, whose rim is a fifth of a small chip
 check_tolerance = 20  # 1e-7 degrees: 0.2 m, far below a pixel and far above rounding
+# NumPy reads headers by ast.literal_eval, in which CPython does not bear two threads (SystemError, cpython#106905).
+_one_header = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +140,8 @@ def _header(text: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"NPY version {version}")
-    shape, fortran, dtype = readers[version](stream, max_header_size=1 << 20)
+    with _one_header:
+        shape, fortran, dtype = readers[version](stream, max_header_size=1 << 20)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     return shape, fortran, dtype
