@@ -150,12 +150,12 @@ def chips_of_lot(ledger: Ledger, lot: Lot) -> Iterator[LotChip]:
         yield from (_lot_chip(item) for item in ledger.chosen.among(batch, lon=5, kind=12))
 
 
-def waiting_with_rows(ledger: Ledger, limit: int) -> list[PlanRow]:
-    """Up to `limit` chips that have a row and no decision yet, in order of row."""
+def waiting_with_rows(ledger: Ledger, after: int, limit: int) -> list[tuple[int, PlanRow]]:
+    """Up to `limit` chips that have a row beyond `after` and no decision yet, with their row and in its order."""
     found = ledger.file.all(
-        f"SELECT {_facts} FROM chips WHERE state = 'waiting' AND row IS NOT NULL ORDER BY row LIMIT ?", (limit,)
+        f"SELECT row, {_facts} FROM chips WHERE state = 'waiting' AND row > ? ORDER BY row LIMIT ?", (after, limit)
     )
-    return [PlanRow._make(item) for item in found]
+    return [(item[0], PlanRow._make(item[1:])) for item in found]
 
 
 def fix_lot(ledger: Ledger, lot: Lot, with_rows: Sequence[int], settled: Sequence[int], *, shard_chips: int) -> None:

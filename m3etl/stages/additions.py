@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, RemoteError
 from m3etl.io.joining import take_over_rows
-from m3etl.io.ledger import ChipState, Ledger, everything, open_ledger
+from m3etl.io.ledger import ChipState, Ledger, PlannedChip, everything, open_ledger
 from m3etl.io.lots import PlanRow, waiting_with_rows
 from m3etl.spec.jobs import ChipScenes
 from m3etl.spec.modality import ArraySpec
@@ -24,7 +25,6 @@ from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout, check_catalogue, read_layout_of
 from m3etl.stages.places import grid_of
-from m3etl.stages.planningprocess import Planner
 from m3etl.stages.scheduling import offer
 from m3etl.stages.tile import create_store_of
 
@@ -72,18 +72,55 @@ def open_addition(campaign: Campaign, ledger: Ledger) -> Iterator[tuple[Campaign
         yield added, own, read_layout_of(own)
 
 
-def plan_addition(base: Ledger, own: Ledger, planner: Planner, stop: threading.Event, feed: Feed | None = None) -> None:
-    """Decide about all chips; returns early when `stop` is set. feed: takes chips whose pixels may be fetched, first
-    those that an earlier run has left open.
+class RowsOfBase:
+    """The rows of an addition as groups to be planned, around the anchors that are recorded in `base`.
+
+    feed: takes chips whose pixels may be fetched, first those that an earlier run has left open, and holds planning
+    back while it is full. Raises RemoteError where nothing was decided about a group.
     """
-    after = -1
-    while feed is not None and not stop.is_set() and (records := own.open_rows(after)):
-        offer(own, [record.chip_id for record in records], feed, stop)
-        after = records[-1].row
-    while not stop.is_set() and (rows := waiting_with_rows(own, planned_at_once)):
-        planner.plan([_around_anchor(row, base.scenes_of(row.chip_id)) for row in rows], feed)
-        if not stop.is_set() and own.states([rows[0].chip_id])[rows[0].chip_id] is ChipState.WAITING:
-            raise RemoteError(f"nothing was decided about {len(rows)} chips", hint="Run the same command again.")
+
+    def __init__(self, base: Ledger, own: Ledger, *, stop: threading.Event, feed: Feed | None) -> None:
+        self._base = base
+        self._own = own
+        self._stop = stop
+        self._feed = feed
+        self._after: int | None = None
+        self._groups: deque[tuple[str, int]] = deque()
+
+    def has_room(self) -> bool:
+        """See `Groups`."""
+        return self._feed is None or self._feed.has_room()
+
+    def next_group(self) -> Sequence[PlanChip] | None:
+        """See `Groups`."""
+        if self._after is None:
+            self._offer_open()
+            self._after = -1
+        rows = [] if self._stop.is_set() else waiting_with_rows(self._own, self._after, planned_at_once)
+        if not rows:
+            return None
+        self._after = rows[-1][0]
+        plans = [plan for _, plan in rows]
+        self._groups.append((plans[0].chip_id, len(plans)))
+        return [_around_anchor(plan, self._base.scenes_of(plan.chip_id)) for plan in plans]
+
+    def settle(self) -> Sequence[PlanChip]:
+        """See `Groups`."""
+        first, count = self._groups.popleft()
+        if self._own.states([first])[first] is ChipState.WAITING:
+            raise RemoteError(f"nothing was decided about {count} chips", hint="Run the same command again.")
+        return ()
+
+    def recorded(self, chips: Sequence[PlannedChip]) -> None:
+        """See `PlannedGroups`."""
+        if self._feed is not None:
+            self._feed.offer([item.document for item in chips if item.document is not None])
+
+    def _offer_open(self) -> None:
+        after = -1
+        while self._feed is not None and not self._stop.is_set() and (records := self._own.open_rows(after)):
+            offer(self._own, [record.chip_id for record in records], self._feed, self._stop)
+            after = records[-1].row
 
 
 def finish_addition(campaign: Campaign, ledger: Ledger, layout: Layout) -> Layout:

@@ -1,5 +1,5 @@
-"""What planning is told and whom it asks: its rules, Earth Engine, and where decisions go. All of it can be had from
-another process, see `m3etl.stages.planningprocess`.
+"""What planning is told and whom it asks: its rules, the chips, Earth Engine, and where decisions go. All of it can be
+had from another process, see `m3etl.stages.planningprocess`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from m3etl.io.metering import Metering, Unmetered
 from m3etl.io.planning import Form, encode_form
 from m3etl.spec.budget import planning_lane
 from m3etl.spec.modality import ArraySpec
+from m3etl.stages.decisions import PlanChip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +63,32 @@ class Decisions(Protocol):
     def record_unplannable(self, chip_id: str, kind: str, reason: str) -> None: ...
 
 
-class Planned(Protocol):
-    """Takes decided chips, as they are stored, whose pixels are to be fetched, as long as it has room; `Feed` does."""
+class Groups(Protocol):
+    """Chips that are to be planned, group after group; a group is asked about while the one before it is still decided.
+    Used from one thread.
+    """
 
-    def has_room(self) -> bool: ...
+    def has_room(self) -> bool:
+        """Whether more chips are to be asked about now."""
+        ...
 
-    def offer(self, chips: Sequence[bytes]) -> None: ...
+    def next_group(self) -> Sequence[PlanChip] | None:
+        """The chips of a further group; None when there is none."""
+        ...
+
+    def settle(self) -> Sequence[PlanChip]:
+        """All chips of the oldest group that is not settled are decided: those to be asked about in their place, none
+        when it is settled thereby.
+        """
+        ...
+
+
+class PlannedGroups(Groups, Protocol):
+    """Groups that are told what was decided."""
+
+    def recorded(self, chips: Sequence[PlannedChip]) -> None:
+        """These decisions are recorded."""
+        ...
 
 
 class MeteredSession:

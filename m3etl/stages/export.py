@@ -20,12 +20,12 @@ from m3etl.io.journal import journal_name
 from m3etl.io.ledger import ChipState, Chosen, Ledger, open_ledger
 from m3etl.io.lots import open_lots
 from m3etl.stages.additions import (
+    RowsOfBase,
     begin_addition,
     begun_addition,
     check_addable,
     finish_addition,
     open_addition,
-    plan_addition,
 )
 from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.budget import make_meter, over_budget, read_figures, share_of_part
@@ -37,11 +37,11 @@ from m3etl.stages.ledgers import describe_addition
 from m3etl.stages.parts import begin_part, check_part, join_parts
 from m3etl.stages.planningprocess import Planner, PlanningProcess
 from m3etl.stages.scheduling import (
+    OpenLots,
     choose,
     count_planned,
     form_open_lots,
     read_plan_into,
-    settle_lot,
     write_rows_to_plan,
 )
 from m3etl.stages.sealingprocess import SealingProcess
@@ -229,16 +229,19 @@ class _Export:
 
     def _work(self, work: _Work) -> None:
         """Scenes are fixed lot by lot; pixels are fetched beside it, first those that an earlier run left open."""
-        lots = open_lots(work.ledger)
+        planned = sum(lot.size for lot in open_lots(work.ledger))
 
         def plan(hand_over: Callable[[Sequence[int]], None], feed: Feed | None) -> None:
-            planner = self._planner(work)
-            for lot in lots:
-                if not self._stop.is_set():
-                    settle_lot(work.ledger, lot, planner, work.layout, self._stop, feed)
-                    hand_over(work.ledger.ready_shards())
+            lots = OpenLots(
+                work.ledger,
+                work.layout,
+                stop=self._stop,
+                feed=feed,
+                on_settled=lambda: hand_over(work.ledger.ready_shards()),
+            )
+            self._planner(work).plan(lots, min(planned, work.ledger.counts().get(ChipState.WAITING, 0)))
 
-        self._fetch(work, plan if lots else None, sum(lot.size for lot in lots))
+        self._fetch(work, plan if planned else None, planned)
 
     def _add(self) -> Layout:
         """Bring the arrays of the addition that has begun to every row; returns the layout of the campaign then."""
@@ -246,11 +249,13 @@ class _Export:
             self._progress.say(f"adding {', '.join(layout.specs)} to the rows that are there")
             work = _Work(campaign=campaign, ledger=own, layout=layout)
             work.seal_ready()
+            waiting = own.counts().get(ChipState.WAITING, 0)
 
             def plan(hand_over: Callable[[Sequence[int]], None], feed: Feed | None) -> None:
-                plan_addition(self._ledger, own, self._planner(work), self._stop, feed)
+                rows = RowsOfBase(self._ledger, own, stop=self._stop, feed=feed)
+                self._planner(work).plan(rows, waiting)
 
-            self._fetch(work, plan, own.counts().get(ChipState.WAITING, 0))
+            self._fetch(work, plan, waiting)
             shards, sealed = own.shard_counts()
             self._additions.append(describe_addition(own))
             done = sealed == shards

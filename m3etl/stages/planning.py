@@ -4,15 +4,16 @@ the ledger.
 Places (chips, or blocks of neighbouring chips) go through one after the other, many at a time: first their preferred
 year is asked about, then what belongs to the anchor that was found, or the other years where none was. Where a scene of
 each season is wanted, the seasons of the anchor's year come between. A question holds whatever is to be asked just
-then, so what is decided about a place never hangs on which others it was asked with.
+then, so what is decided about a place never hangs on which others it was asked with. A group of places (a lot) is
+asked about while answers about the one before it are still to come, so that its end holds nothing up.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from m3etl.errors import AuthenticationError, RemoteError
@@ -29,7 +30,7 @@ from m3etl.spec.dates import choose_dates, season_middle, season_rounds
 from m3etl.spec.hashing import stream
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
 from m3etl.spec.search import Round, Search, rounds_of
-from m3etl.stages.asking import Decisions, Planned, PlanningRules, Service
+from m3etl.stages.asking import Decisions, Groups, PlanningRules, Service
 from m3etl.stages.decisions import Decision, PlanChip
 
 planning_in_flight, planning_at_first = 12, 4  # aggregations have a small gate of their own on the standard endpoint
@@ -38,17 +39,30 @@ journal_answers = 4096  # kept before those that are used up are dropped
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
 quick_answer_s = 30.0  # the service works for at most 300 s on a question
 question_bytes = 256 * 1024
+groups_at_once = 3  # the first of them may wait for the answers about its last places, and about those in their place
+
+_Answers = dict[str, tuple[Candidate, ...]]  # by key, see `question_key`
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Places that are settled together. left: those not recorded."""
+
+    left: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One chip or block with its search. anchor: found or settled for; final: nothing is left to be asked or decided
-    about the anchor; pending: things that are asked and not answered; done: recorded.
+    """One chip or block with its search. known: answers of a run that was broken off; anchor: found or settled for;
+    final: nothing is left to be asked or decided about the anchor; pending: things that are asked and not answered;
+    done: recorded.
     """
 
+    group: _Group
     grid: ChipGrid
     chips: tuple[PlanChip, ...]
     search: Search
+    known: _Answers = field(default_factory=dict)
     anchor: Candidate | None = None
     final: bool = False
     pending: int = 0
@@ -84,31 +98,35 @@ class _Question:
 
 
 class _Selection:
-    """How far the planning of some places is. Used from the coordinating thread and the one that takes answers in.
+    """How far the planning of some groups is. Used from the coordinating thread and the one that takes answers in.
 
-    fresh: places not begun; open: begun and not done; items: to be asked; out: questions that are not answered; lost:
-    open places about which nothing is left to be asked; known: answers of a run that was broken off.
+    groups: not settled, in order; is_last: there are no further ones; places: all that were taken in; fresh: places not
+    begun; open: begun and not done; items: to be asked; out: questions that are not answered; lost: open places about
+    which nothing is left to be asked; known: by place, answers of a run that was broken off.
     """
 
-    def __init__(
-        self, places: Sequence[_Place], known: dict[str, tuple[Candidate, ...]], feed: Planned | None = None
-    ) -> None:
-        self.places = self.left = len(places)
-        self.fresh = deque(places)
+    def __init__(self, known: dict[str, _Answers]) -> None:
+        self.groups: deque[_Group] = deque()
+        self.is_last = False
+        self.places = 0
+        self.fresh: deque[_Place] = deque()
         self.open: set[_Place] = set()
         self.items: deque[_Item] = deque()
         self.lost: list[_Place] = []
         self.out = self.journaled = 0
         self.known = known
-        self.feed = feed
         self.lock = threading.Lock()
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_last and not self.groups
 
     def finish(self, places: Iterable[_Place]) -> None:
         """Places that are recorded."""
         with self.lock:
             for place in places:
                 place.done = True
-                self.left -= 1
+                place.group.left -= 1
                 self.open.discard(place)
 
 
@@ -140,8 +158,8 @@ class _BatchSize:
 
 
 class ScenePlanner:
-    """Plans chips by asking one service and telling one ledger. on_planned: called with the number of chips that are
-    recorded; quota: shared with those who fetch pixels, its own without one.
+    """Plans chips by asking one service and telling one ledger. quota: shared with those who fetch pixels, its own
+    without one.
     """
 
     def __init__(
@@ -152,7 +170,6 @@ class ScenePlanner:
         ledger: Decisions,
         counts: FlowCounts,
         stop: threading.Event,
-        on_planned: Callable[[int], None],
         quota: Quota | None = None,
     ) -> None:
         self._rules = rules
@@ -166,25 +183,20 @@ class ScenePlanner:
         self._wants_sentinel2 = any(spec.modality == "sentinel2" for spec in rules.specs)
         self._counts = counts
         self._stop = stop
-        self._on_planned = on_planned
         self._journal = AnswerJournal(rules.journal) if rules.journal is not None else None
         self._quota = quota
         self._size = _BatchSize(config.plan_batch)
         self._questions = Questions(rules.specs, service.encode)
         self.unanswered: list[Failure] = []
-        self._work = _Selection([], {})
+        self._work = _Selection({})
         self._answered: set[bool] = set()  # what was answered: companions, scenes
-        self._asked_about = 0
 
-    def plan(self, chips: Sequence[PlanChip], feed: Planned | None = None) -> None:
-        """Decide about every chip and record it; then those with scenes go into `feed`, which holds planning back while
-        it is full. Raises RemoteError when the service could not be asked about some.
-        """
-        places = self._places(chips)
-        self._work = _Selection(places, self._known({place.grid.chip_id for place in places}), feed)
-        self._answered, self._asked_about = set(), len(places)
-        if places and not self._stop.is_set():
-            self._ask()
+    def plan(self, groups: Groups) -> None:
+        """Decide about every chip and record it. Raises RemoteError when the service could not be asked about some."""
+        self._work = _Selection(self._read_journal())
+        self._answered = set()
+        if not self._stop.is_set():
+            self._ask(groups)
         if self.unanswered:
             failure = self.unanswered[0]
             raise RemoteError(
@@ -192,19 +204,24 @@ class ScenePlanner:
                 hint="Run the same command again; what is planned already is kept.",
             )
         if self._journal and not self._stop.is_set():
-            self._journal.keep(self._work.known)  # of places that this selection was not about
+            self._journal.keep({})  # what is left is about places that were not to be planned
 
-    def _known(self, names: Set[str]) -> dict[str, tuple[Candidate, ...]]:
-        """Answers of a run that was broken off, about places that are still to be planned."""
-        answers = self._journal.read() if self._journal and names else {}
-        return {key: found for key, found in answers.items() if place_of(key) in names}
+    def _read_journal(self) -> dict[str, _Answers]:
+        known: dict[str, _Answers] = {}
+        for key, found in (self._journal.read() if self._journal else {}).items():
+            known.setdefault(place_of(key), {})[key] = found
+        return known
 
-    def _places(self, chips: Sequence[PlanChip]) -> list[_Place]:
-        groups: dict[tuple[Any, ...], tuple[ChipGrid, list[PlanChip]]] = {}
+    def _places(self, group: _Group, chips: Sequence[PlanChip]) -> list[_Place]:
+        places: dict[tuple[Any, ...], tuple[ChipGrid, list[PlanChip]]] = {}
         for chip in chips:
             grid = block_of(chip.grid, self._rules.block_chips)
-            groups.setdefault((grid.chip_id, chip.wish_ms, chip.anchor), (grid, []))[1].append(chip)
-        return [_Place(grid, tuple(members), self._search(grid, members[0])) for grid, members in groups.values()]
+            places.setdefault((grid.chip_id, chip.wish_ms, chip.anchor), (grid, []))[1].append(chip)
+        group.left += len(places)  # all it had before are done
+        self._work.places += len(places)
+        return [
+            _Place(group, grid, tuple(members), self._search(grid, members[0])) for grid, members in places.values()
+        ]
 
     def _search(self, grid: ChipGrid, chip: PlanChip) -> Search:
         first, last = self._rules.years
@@ -223,40 +240,66 @@ class ScenePlanner:
 
     # --- what is asked next -------------------------------------------------------------------------------------------
 
-    def _to_ask(self) -> Iterator[_Question | None]:
-        """Questions until every place is done; None while there is nothing to be asked. A small one waits for others as
-        long as answers are due that more questions may follow from.
+    def _to_ask(self, groups: Groups) -> Iterator[_Question | None]:
+        """Questions until every group is settled; None while there is nothing to be asked. A small one waits for others
+        as long as answers are due that more questions may follow from.
         """
         work = self._work
         while not self.unanswered:
+            self._settle(groups)
+            self._take_in(groups)
+            if work.is_over:
+                return
             size = self._size.at_first(work.places) if work.fresh else self._size.now
+            may_begin = bool(work.fresh) and groups.has_room()
             with work.lock:
-                while work.fresh and len(work.items) < size and self._may_begin():
+                while work.fresh and len(work.items) < size and may_begin and self._has_place():
                     self._begin(work.fresh.popleft())
             self._record_lost()
             with work.lock:
-                if not work.left:
-                    return
                 waits = work.out and 4 * len(work.items) < 3 * size
                 items = [] if waits else [work.items.popleft() for _ in range(min(size, len(work.items)))]
                 work.out += bool(items)
             yield _Question(items=tuple(items)) if items else None
 
-    def _may_begin(self) -> bool:
+    def _settle(self, groups: Groups) -> None:
+        """Settle the groups all of whose places are done, one after the other."""
         work = self._work
-        has_room = work.feed is None or work.feed.has_room()
-        return has_room and len(work.open) < max(1, self._config.plan_batch) * wave_batches
+        while work.groups and not work.groups[0].left:
+            instead = groups.settle()
+            if not instead:
+                work.groups.popleft()
+                continue
+            work.fresh.extendleft(reversed(self._places(work.groups[0], instead)))  # the group waits for nothing else
+
+    def _take_in(self, groups: Groups) -> None:
+        """Take in a further group when all places of the others are about to be begun."""
+        work = self._work
+        while not work.is_last and len(work.groups) < groups_at_once and len(work.fresh) < self._size.now:
+            chips = groups.next_group()
+            if chips is None:
+                work.is_last = True
+                return
+            work.groups.append(_Group())
+            work.fresh.extend(self._places(work.groups[-1], chips))
+
+    def _has_place(self) -> bool:
+        return len(self._work.open) < max(1, self._config.plan_batch) * wave_batches
 
     def _begin(self, place: _Place) -> None:
         work = self._work
         work.open.add(place)
+        place.known = work.known.pop(place.grid.chip_id, {})
         place.anchor = place.chips[0].anchor
         place.final = place.anchor is not None or not self._wants_sentinel2
-        for asked in place.search.rounds:
-            found = work.known.pop(self._key(place, asked), None)
+        self._take_known(place, place.search.rounds)
+        self._advance(place)
+
+    def _take_known(self, place: _Place, rounds: Iterable[Round]) -> None:
+        for asked in rounds:
+            found = place.known.pop(self._key(place, asked), None)
             if found is not None:
                 place.search.answers[asked] = found
-        self._advance(place)
 
     def _advance(self, place: _Place) -> None:
         """Whatever follows from the answers about a place, all of which are there."""
@@ -283,12 +326,9 @@ class ScenePlanner:
         """The seasons of the anchor's year that are still to be asked about, where a scene of each is wanted."""
         if not self._wants_dates:
             return ()
-        rounds = season_rounds(self._year_of(place))
-        for asked in rounds.values():
-            found = self._work.known.pop(self._key(place, asked), None)
-            if found is not None:
-                place.search.answers[asked] = found
-        return tuple(asked for asked in rounds.values() if asked not in place.search.answers)
+        rounds = season_rounds(self._year_of(place)).values()
+        self._take_known(place, rounds)
+        return tuple(asked for asked in rounds if asked not in place.search.answers)
 
     def _dates(self, place: _Place) -> dict[str, Candidate | None]:
         if not self._wants_dates:
@@ -303,13 +343,12 @@ class ScenePlanner:
         names = [chip.chip_id for place in lost for chip in place.chips]
         if names:
             self._ledger.record_planned([PlannedChip.of(name, None) for name in names])
-            self._on_planned(len(names))
         work.finish(lost)
 
     def _needs_anchor(self) -> bool:
         return self._rules.must_have_scene and self._wants_sentinel2
 
-    def _ask(self) -> None:
+    def _ask(self, groups: Groups) -> None:
         pace = Pace(
             requests_per_second=self._config.requests_per_second,
             max_in_flight=min(planning_in_flight, self._config.max_in_flight),
@@ -331,7 +370,7 @@ class ScenePlanner:
             goes_first=True,
         )
         try:
-            flow.run(self._to_ask())
+            flow.run(self._to_ask(groups))
         except FlowStopped as stopped:
             raise stopped_error(stopped) from stopped
 
@@ -395,14 +434,13 @@ class ScenePlanner:
         with self._work.lock:
             self._work.out -= 1
         of_companions = question.items[0].asked is None
-        may_be_its_own = of_companions in self._answered or self._asked_about <= few_places
+        may_be_its_own = of_companions in self._answered or self._work.places <= few_places
         its_own = (*_about_one_place, Kind.TOO_LARGE, *(of_the_service if may_be_its_own else ()))
         if len(question.items) == 1 and failure.kind in its_own:
             place = question.items[0].place
             if not place.done:
                 for chip in place.chips:
                     self._ledger.record_unplannable(chip.chip_id, str(failure.kind), failure.message)
-                self._on_planned(len(place.chips))
                 self._work.finish([place])
             return
         self.unanswered.append(failure)
@@ -433,14 +471,15 @@ class ScenePlanner:
                 if not place.pending and not place.done:
                     self._advance(place)
 
-    def _answers_in_use(self) -> dict[str, tuple[Candidate, ...]]:
+    def _answers_in_use(self) -> _Answers:
         work = self._work
         with work.lock:
-            used = {
-                self._key(place, asked): found for place in work.open for asked, found in place.search.answers.items()
-            }
+            used = {key: found for answers in work.known.values() for key, found in answers.items()}
+            for place in work.open:
+                used |= place.known
+                used |= {self._key(place, asked): found for asked, found in place.search.answers.items()}
             work.journaled = 0
-            return work.known | used
+            return used
 
     def _record(self, answers: Sequence[tuple[_Place, Companions]]) -> None:
         rules = self._rules
@@ -451,9 +490,6 @@ class ScenePlanner:
         ]
         if planned:
             self._ledger.record_planned(planned)
-            self._on_planned(len(planned))
-            if self._work.feed is not None:
-                self._work.feed.offer([item.document for item in planned if item.document is not None])
         self._work.finish([place for place, _ in answers])
 
     def _decision(self, place: _Place, point: int, found: Companions) -> Decision:

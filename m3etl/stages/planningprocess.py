@@ -12,6 +12,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -23,10 +24,9 @@ from m3etl.io.ledger_records import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Form
 from m3etl.io.workers import usable_cores
-from m3etl.stages.asking import Decisions, MeteredSession, PlanningRules
+from m3etl.stages.asking import Decisions, MeteredSession, PlannedGroups, PlanningRules
 from m3etl.stages.childprocess import ChildProcess, loading_s, many_chips, run_child, sendable
 from m3etl.stages.decisions import PlanChip
-from m3etl.stages.feeding import Feed
 from m3etl.stages.planning import ScenePlanner, planning_in_flight
 
 chips_at_once = 256  # sent in one piece, so that nothing holds the lock for long
@@ -85,54 +85,46 @@ class Planner:
         self._stop = stop
         self._on_planned = on_planned
         self._quota = quota
-        self._there: _There | None = None
-        self._here = ScenePlanner(
-            rules, service=service, ledger=ledger, counts=counts, stop=stop, on_planned=on_planned, quota=quota
-        )
 
-    def plan(self, chips: Sequence[PlanChip], feed: Feed | None = None) -> None:
-        """See `ScenePlanner.plan`; raises what it raises."""
-        child = self._process.child_for(len(chips))
-        decided: set[str] = set()
+    def plan(self, groups: PlannedGroups, chips: int) -> None:
+        """See `ScenePlanner.plan`; raises what it raises. chips: about so many are to be planned."""
+        work = _Work(groups, self._ledger, self._on_planned)
+        child = self._process.child_for(chips)
         if child is not None:
             try:
-                error = self._plan_there(child, chips, feed, decided)
+                error = self._plan_there(child, work)
             except (EOFError, OSError):
                 child.is_lost = True
+                work.begin_again()
             else:
                 if error is not None:
                     raise error
                 return
-        self._here.plan([chip for chip in chips if chip.chip_id not in decided], feed)
+        here = ScenePlanner(
+            self._rules, service=self._service, ledger=work, counts=self._counts, stop=self._stop, quota=self._quota
+        )
+        here.plan(work)
 
-    def _plan_there(
-        self, child: ChildProcess, chips: Sequence[PlanChip], feed: Feed | None, decided: set[str]
-    ) -> BaseException | None:
-        if self._there is None:
-            self._there = _There(child.connection, self._rules, self._counts, self._stop)
-        return self._there.plan(chips, self._handlers(feed, decided), has_feed=feed is not None)
+    def _plan_there(self, child: ChildProcess, work: _Work) -> BaseException | None:
+        there = _There(child.connection, self._rules, self._counts, self._stop)
 
-    def _handlers(self, feed: Feed | None, decided: set[str]) -> _Handlers:
-        def record_planned(chips: Sequence[PlannedChip]) -> None:
-            self._ledger.record_planned(chips)
-            decided.update(item.chip_id for item in chips)
-            self._on_planned(len(chips))
-            if feed is not None:
-                feed.offer([item.document for item in chips if item.document is not None])
+        def next_group() -> bool:
+            chips = work.next_group()
+            there.send_chips(chips or ())
+            return chips is not None
 
-        def record_unplannable(chip_id: str, kind: str, reason: str) -> None:
-            self._ledger.record_unplannable(chip_id, kind, reason)
-            decided.add(chip_id)
-            self._on_planned(1)
-
-        return {
-            "encode": self._service.encode,
-            "ask": self._ask,
-            "is_serving": self._service.is_serving,
-            "has_room": lambda: feed is None or feed.has_room(),
-            "record_planned": record_planned,
-            "record_unplannable": record_unplannable,
-        }
+        return there.plan(
+            {
+                "encode": self._service.encode,
+                "ask": self._ask,
+                "is_serving": self._service.is_serving,
+                "has_room": work.has_room,
+                "next_group": next_group,
+                "settle": lambda: there.send_chips(work.settle()),
+                "record_planned": work.record_planned,
+                "record_unplannable": work.record_unplannable,
+            }
+        )
 
     def _ask(self, expression: str, items: int) -> bytes:
         if not self._quota.wait_for_place(self._stop):
@@ -145,6 +137,62 @@ class Planner:
             raise
         finally:
             self._quota.give_back()
+
+
+class _Work:
+    """Groups and ledger as a planner sees them. What was handed out and is not decided is kept, so that another planner
+    can take over from one that is lost.
+    """
+
+    def __init__(self, groups: PlannedGroups, ledger: Decisions, on_planned: Callable[[int], None]) -> None:
+        self._groups = groups
+        self._ledger = ledger
+        self._on_planned = on_planned
+        self._open: deque[dict[str, PlanChip]] = deque()  # groups that are not settled: chips that are not decided
+        self._again: deque[dict[str, PlanChip]] = deque()  # those that are to be handed out once more
+
+    def begin_again(self) -> None:
+        """Hand out once more what is not decided."""
+        self._again = self._open.copy()
+
+    def has_room(self) -> bool:
+        """See `Groups`."""
+        return self._groups.has_room()
+
+    def next_group(self) -> Sequence[PlanChip] | None:
+        """See `Groups`."""
+        if self._again:
+            return list(self._again.popleft().values())
+        chips = self._groups.next_group()
+        if chips is not None:
+            self._open.append({chip.chip_id: chip for chip in chips})
+        return chips
+
+    def settle(self) -> Sequence[PlanChip]:
+        """See `Groups`."""
+        chips = self._groups.settle()
+        if chips:
+            self._open[0].update((chip.chip_id, chip) for chip in chips)
+        else:
+            self._open.popleft()
+        return chips
+
+    def record_planned(self, chips: Sequence[PlannedChip]) -> None:
+        """See `Decisions`."""
+        self._ledger.record_planned(chips)
+        self._groups.recorded(chips)
+        self._are_decided([item.chip_id for item in chips])
+
+    def record_unplannable(self, chip_id: str, kind: str, reason: str) -> None:
+        """See `Decisions`."""
+        self._ledger.record_unplannable(chip_id, kind, reason)
+        self._are_decided([chip_id])
+
+    def _are_decided(self, names: Sequence[str]) -> None:
+        for group in list(self._open):
+            for name in names:
+                group.pop(name, None)
+        self._on_planned(len(names))
 
 
 class _There:
@@ -160,11 +208,14 @@ class _There:
         self._lock = threading.Lock()
         self._send("rules", rules)
 
-    def plan(self, chips: Sequence[PlanChip], handlers: _Handlers, *, has_feed: bool) -> BaseException | None:
-        """Returns what planning raised there, or a handler here. Raises EOFError or OSError for a lost child alone."""
+    def send_chips(self, chips: Sequence[PlanChip]) -> None:
+        """Let the child have these; the answer to its call follows."""
         for start in range(0, len(chips), chips_at_once):
             self._send("chips", chips[start : start + chips_at_once])
-        self._send("plan", has_feed)
+
+    def plan(self, handlers: _Handlers) -> BaseException | None:
+        """Returns what planning raised there, or a handler here. Raises EOFError or OSError for a lost child alone."""
+        self._send("plan")
         with ThreadPoolExecutor(planning_in_flight + 4, "m3etl-ask") as pool:
             while True:
                 name, counts, *content = self._receive()
@@ -214,6 +265,7 @@ class Parent:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._calls: dict[int, Future[Any]] = {}
+        self._chips: list[PlanChip] = []
         self._had_room, self._room_until = False, 0.0
         self.stop = threading.Event()
         self.counts = FlowCounts()
@@ -234,11 +286,11 @@ class Parent:
         """The answer to a call has come."""
         self._calls.pop(number).set_result(answer)
 
-    def plan(self, planner: ScenePlanner, chips: Sequence[PlanChip], has_feed: bool) -> None:
-        """Plan them all, and say so."""
+    def plan(self, planner: ScenePlanner) -> None:
+        """Plan all groups, and say so."""
         error: Exception | None = None
         try:
-            planner.plan(chips, self if has_feed else None)
+            planner.plan(self)
         except Exception as caught:
             error = sendable(caught)
         self._send("done", error)
@@ -270,8 +322,22 @@ class Parent:
             self._room_until = time.monotonic() + room_for_s
         return self._had_room
 
-    def offer(self, chips: Sequence[bytes]) -> None:
-        """Nothing: the other side hands on what it records."""
+    def next_group(self) -> Sequence[PlanChip] | None:
+        """See `Groups`."""
+        return self._taken() if self.call("next_group") else None
+
+    def settle(self) -> Sequence[PlanChip]:
+        """See `Groups`."""
+        self.call("settle")
+        return self._taken()
+
+    def take(self, chips: Sequence[PlanChip]) -> None:
+        """Chips have come that a call will be answered with."""
+        self._chips += chips
+
+    def _taken(self) -> Sequence[PlanChip]:
+        chips, self._chips = self._chips, []
+        return chips
 
     def _send(self, name: str, *content: Any) -> None:
         with self._lock:
@@ -280,24 +346,15 @@ class Parent:
 
 def serve_calls(parent: Parent, messages: queue.SimpleQueue[Any]) -> None:
     """Plan what the other side asks for."""
-    chips: list[PlanChip] = []
     while True:
         match messages.get():
             case ("rules", rules):
                 parent.counts = FlowCounts()
-                planner = ScenePlanner(
-                    rules,
-                    service=parent,
-                    ledger=parent,
-                    counts=parent.counts,
-                    stop=parent.stop,
-                    on_planned=lambda count: None,
-                )
+                planner = ScenePlanner(rules, service=parent, ledger=parent, counts=parent.counts, stop=parent.stop)
             case ("chips", part):
-                chips += part
-            case ("plan", has_feed):
-                threading.Thread(target=parent.plan, args=(planner, chips, has_feed), daemon=True).start()
-                chips = []
+                parent.take(part)
+            case ("plan",):
+                threading.Thread(target=parent.plan, args=(planner,), daemon=True).start()
             case ("answer", number, answer):
                 parent.answered(number, answer)
             case ("stop",):

@@ -8,7 +8,9 @@ before the lot is settled; a reserve's not before.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ import pandas as pd
 
 from m3etl.campaign import Campaign
 from m3etl.errors import InputError, NothingSelectedError, RemoteError
-from m3etl.io.ledger import ChipState, Chosen, Ledger, everything
-from m3etl.io.lots import Lot, PlanRow, chips_of_lot, fix_lot, form_lots, load_plan
+from m3etl.io.ledger import ChipState, Chosen, Ledger, PlannedChip, everything
+from m3etl.io.lots import Lot, LotChip, PlanRow, chips_of_lot, fix_lot, form_lots, load_plan, open_lots
 from m3etl.io.plan import iterate_plan
 from m3etl.io.planrows import write_plan_rows
 from m3etl.io.regions import read_region
@@ -30,7 +32,6 @@ from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout
 from m3etl.stages.places import grid_of
-from m3etl.stages.planningprocess import Planner
 from m3etl.stages.summary import Progress
 
 read_chips = 256  # decided by an earlier run, read at a time
@@ -121,36 +122,99 @@ def form_open_lots(ledger: Ledger, campaign: Campaign, layout: Layout) -> int:
     )
 
 
-def settle_lot(
-    ledger: Ledger, lot: Lot, planner: Planner, layout: Layout, stop: threading.Event, feed: Feed | None = None
-) -> None:
-    """Decide about the chips of a lot and make it a generation; leaves it open when `stop` is set. feed: takes chips
-    whose pixels may be fetched.
-
-    Raises RemoteError where the service could not be asked about some chips; the others' decisions stay.
+@dataclass(slots=True)
+class _OpenLot:
+    """A lot whose chips are being decided. chips: by id, in order of their rows; usable: what is known of them; asked:
+    what is asked about just now.
     """
-    chips = {item.plan.chip_id: item for item in chips_of_lot(ledger, lot)}
-    open_chips = [name for name, item in chips.items() if item.state is ChipState.PLANNED]
-    offer(ledger, [name for name in open_chips if not chips[name].plan.reserve], feed, stop)
-    rows = [_reserve_row(item.plan) for item in chips.values()]
-    usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
-    while asked := next_to_plan(rows, usable):
-        is_certain = not chips[asked[0]].plan.reserve  # reserves are asked about alone, see next_to_plan
-        planner.plan([_plan_chip(chips[name].plan) for name in asked], feed if is_certain else None)
-        if stop.is_set():
-            return
-        usable |= ledger.usable(asked)
-        if not usable.keys() & set(asked):
-            raise RemoteError(f"nothing was decided about {len(asked)} chips", hint="Run the same command again.")
-    with_rows = chosen_chips(rows, usable)
-    chosen = set(with_rows)
-    settled = [
-        item.number
-        for name, item in chips.items()
-        if name not in chosen and not (item.plan.reserve and usable.get(name, True))
-    ]
-    fix_lot(ledger, lot, [chips[name].number for name in with_rows], settled, shard_chips=layout.shard_chips)
-    offer(ledger, [name for name in with_rows if chips[name].plan.reserve], feed, stop)
+
+    lot: Lot
+    chips: dict[str, LotChip]
+    rows: list[ReserveRow]
+    usable: dict[str, bool]
+    asked: list[str]
+
+
+class OpenLots:
+    """The open lots of a ledger as groups to be planned; each is made a generation when it is decided.
+
+    feed: takes chips whose pixels may be fetched, and holds planning back while it is full; on_settled: called when a
+    lot has become a generation. Raises RemoteError where nothing was decided about chips that were asked about.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        layout: Layout,
+        *,
+        stop: threading.Event,
+        feed: Feed | None,
+        on_settled: Callable[[], None],
+    ) -> None:
+        self._ledger = ledger
+        self._layout = layout
+        self._stop = stop
+        self._feed = feed
+        self._on_settled = on_settled
+        self._lots = deque(open_lots(ledger))
+        self._open: deque[_OpenLot] = deque()
+        self._reserves: set[str] = set()  # that are asked about: their pixels are fetched when they have a row
+
+    def has_room(self) -> bool:
+        """See `Groups`."""
+        return self._feed is None or self._feed.has_room()
+
+    def next_group(self) -> Sequence[PlanChip] | None:
+        """See `Groups`."""
+        if not self._lots or self._stop.is_set():
+            return None
+        lot = self._lots.popleft()
+        chips = {item.plan.chip_id: item for item in chips_of_lot(self._ledger, lot)}
+        open_chips = [name for name, item in chips.items() if item.state is ChipState.PLANNED]
+        offer(self._ledger, [name for name in open_chips if not chips[name].plan.reserve], self._feed, self._stop)
+        rows = [_reserve_row(item.plan) for item in chips.values()]
+        usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
+        self._open.append(_OpenLot(lot, chips, rows, usable, []))
+        return self._next_of(self._open[-1])
+
+    def settle(self) -> Sequence[PlanChip]:
+        """See `Groups`."""
+        first = self._open[0]
+        first.usable |= self._ledger.usable(first.asked)
+        if first.asked and not first.usable.keys() & set(first.asked):
+            raise RemoteError(f"nothing was decided about {len(first.asked)} chips", hint="Run the same command again.")
+        further = self._next_of(first)
+        if not further:
+            self._fix(self._open.popleft())
+        return further
+
+    def recorded(self, chips: Sequence[PlannedChip]) -> None:
+        """See `PlannedGroups`."""
+        if self._feed is not None:
+            self._feed.offer(
+                [item.document for item in chips if item.document is not None and item.chip_id not in self._reserves]
+            )
+
+    def _next_of(self, lot: _OpenLot) -> list[PlanChip]:
+        lot.asked = next_to_plan(lot.rows, lot.usable)
+        plans = [lot.chips[name].plan for name in lot.asked]
+        self._reserves.update(plan.chip_id for plan in plans if plan.reserve)
+        return [_plan_chip(plan) for plan in plans]
+
+    def _fix(self, lot: _OpenLot) -> None:
+        chips, usable = lot.chips, lot.usable
+        with_rows = chosen_chips(lot.rows, usable)
+        chosen = set(with_rows)
+        settled = [
+            item.number
+            for name, item in chips.items()
+            if name not in chosen and not (item.plan.reserve and usable.get(name, True))
+        ]
+        numbers = [chips[name].number for name in with_rows]
+        fix_lot(self._ledger, lot.lot, numbers, settled, shard_chips=self._layout.shard_chips)
+        self._reserves -= chips.keys()
+        offer(self._ledger, [name for name in with_rows if chips[name].plan.reserve], self._feed, self._stop)
+        self._on_settled()
 
 
 def offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:

@@ -1,7 +1,8 @@
 """Runs an export over and over, each life ended by kill -9 after a few writes, until one life reaches the end.
 
-`python -m fakes.export_lives CAMPAIGN SEED FAULTS [MODALITY]...`: prints one JSON line with the number of lives and of
-pixel requests. Lives are forks of this process, which itself starts no threads, so that a life costs no imports.
+`python -m fakes.export_lives CAMPAIGN SEED KIND [MODALITY]...`: prints one JSON line with the number of lives and of
+pixel requests. KIND: none, faults, or losses (one chip in five has no good scene). Lives are forks of this process,
+which itself starts no threads, so that a life costs no imports.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def trouble(kind: str, subject: Any, number: int) -> Failure | None:
     return None
 
 
-def life(root: Path, log: Path, writes: int, *, before: bool, faulty: bool) -> None:
+def life(root: Path, log: Path, writes: int, *, before: bool, kind: str) -> None:
     """One run, to its end or its death."""
     patch = pytest.MonkeyPatch()
     install(patch)
@@ -76,13 +77,13 @@ def life(root: Path, log: Path, writes: int, *, before: bool, faulty: bool) -> N
             return body
 
     die_after(writes, before=before)
-    earth = Logged(trouble=trouble if faulty else None)
+    earth = Logged(trouble=trouble if kind == "faults" else None, lost=0.2 if kind == "losses" else 0.0)
     modalities = tuple(sys.argv[4:])
     run_export(open_campaign(root), session=earth, progress=SilentProgress(), base_wait_s=0.002, modalities=modalities)
 
 
 def main() -> None:
-    root, seed, faulty = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "faults"
+    root, seed, kind = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     draw = random.Random(seed)
     log = root.parent / "sent"
     lives = 0
@@ -91,7 +92,7 @@ def main() -> None:
         writes, before = draw.randint(1, 60 * lives), draw.random() < 0.5
         child = os.fork()
         if child == 0:
-            life(root, log, writes, before=before, faulty=faulty)
+            life(root, log, writes, before=before, kind=kind)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status == 0:

@@ -42,7 +42,7 @@ from m3etl.stages.shardaudit import audit_shard
 from m3etl.stages.statistics import measure_store
 from m3etl.stages.summary import SilentProgress
 from tests.unit.stages.test_export import content, export, make_campaign, make_plan
-from tests.unit.stages.test_planning import Book, chips_of
+from tests.unit.stages.test_planning import Book, Grouped, chips_of
 
 names = ("sentinel2_dates", "sentinel2_dates_cloud", "sentinel1_dates_asc", "sentinel1_dates_desc")
 modalities = ("sentinel2", "sentinel2_dates", "sentinel1_dates", "month")
@@ -72,9 +72,8 @@ def plan(chips, earth, *, journal=None, book=None, seed=4, wanted=specs, block_c
         ledger=book,
         counts=counts,
         stop=stop,
-        on_planned=lambda count: None,
     )
-    planner.plan([chip for chip in chips if chip.chip_id not in book.scenes])
+    planner.plan(Grouped([chip for chip in chips if chip.chip_id not in book.scenes]))
     return book, counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -71,7 +72,31 @@ def chips_of(count: int, *, wide: int = 1000) -> list[PlanChip]:
     return found
 
 
-def plan(chips, earth, *, book=None, journal=None, must=True, block_chips=1, **config) -> tuple[Book, FlowCounts]:
+class Grouped:
+    """Groups of chips. instead: further chips of each group, to be asked about when it is decided."""
+
+    def __init__(self, *groups, instead=(), feed=None):
+        self.groups, self.instead, self.feed = list(groups), list(instead), feed
+        self.settled = []
+
+    def has_room(self):
+        return self.feed is None or self.feed.has_room()
+
+    def next_group(self):
+        return self.groups.pop(0) if self.groups else None
+
+    def settle(self):
+        further = self.instead.pop(0) if self.instead else ()
+        self.settled.append(len(further))
+        return further
+
+    def recorded(self, chips):
+        if self.feed is not None:
+            self.feed.offer([item.document for item in chips if item.document is not None])
+
+
+def plan(chips, earth, *, book=None, groups=None, journal=None, must=True, block_chips=1, **config):
+    """The book and the counts of planning these chips, or groups of chips."""
     book, counts = book or Book(), FlowCounts()
     rules = PlanningRules(
         specs=tuple(specs),
@@ -89,9 +114,8 @@ def plan(chips, earth, *, book=None, journal=None, must=True, block_chips=1, **c
         ledger=book,
         counts=counts,
         stop=threading.Event(),
-        on_planned=lambda count: None,
     )
-    planner.plan([chip for chip in chips if chip.chip_id not in book.scenes])
+    planner.plan(groups or Grouped([chip for chip in chips if chip.chip_id not in book.scenes]))
     return book, counts
 
 
@@ -236,3 +260,54 @@ def test_the_other_level_is_the_anchors_own_acquisition(monkeypatch):
         if same:
             assert both[0].time == both[1].time
             assert both[0].cloud_fraction != both[1].cloud_fraction, "each level has its own"
+
+
+def test_a_group_is_asked_about_while_the_last_answers_about_another_are_due():
+    chips = chips_of(80)
+    first = {chip.chip_id for chip in chips[:40]}
+    second_is_asked = threading.Event()
+
+    def trouble(kind, question, number):
+        asked = {item.chip.chip_id for item in question.items}
+        if asked - first:
+            second_is_asked.set()
+        if question.anchored and asked & first:
+            assert second_is_asked.wait(10), "nothing else was asked"
+
+    groups = Grouped(chips[:40], chips[40:])
+    book, _ = plan((), FakeEarth(trouble=trouble), groups=groups, plan_batch=20)
+    assert book.scenes == plan(chips, FakeEarth())[0].scenes
+    assert groups.settled == [0, 0]
+
+
+def test_groups_are_settled_in_order_and_what_stands_in_comes_first():
+    chips = chips_of(160)
+    slow, instead = chips[0].chip_id, {chip.chip_id for chip in chips[120:]}
+    order = []
+
+    class Watched(Grouped):
+        def settle(self):
+            order.append(sorted(book.scenes))
+            return super().settle()
+
+    def trouble(kind, question, number):
+        if question.anchored and slow in {item.chip.chip_id for item in question.items}:
+            time.sleep(0.5)
+
+    book = Book()
+    groups = Watched(
+        *(chips[start : start + 20] for start in range(0, 120, 20)), instead=[chips[120:130], (), chips[130:]]
+    )
+    plan((), FakeEarth(trouble=trouble), groups=groups, book=book, plan_batch=8)
+    assert groups.settled == [10, 0, 30, 0, 0, 0, 0, 0]
+    assert {chip.chip_id for chip in chips[:20]} <= set(order[0])
+    assert len(order[0]) <= 20 * planning.groups_at_once, "no more groups than these are open"
+    assert instead <= set(order[-1])
+    assert book.scenes == plan(chips, FakeEarth())[0].scenes
+
+
+def test_groups_without_any_chip_are_settled():
+    groups = Grouped((), chips_of(3), (), ())
+    book, _ = plan((), FakeEarth(), groups=groups)
+    assert len(book.scenes) == 3
+    assert groups.settled == [0, 0, 0, 0]

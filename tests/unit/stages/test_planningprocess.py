@@ -28,7 +28,7 @@ from m3etl.stages.asking import MeteredSession, PlanningRules
 from m3etl.stages.childprocess import ChildProcess, many_chips, serve_connection
 from m3etl.stages.feeding import Feed
 from m3etl.stages.planningprocess import Parent, Planner, PlanningProcess, serve_calls
-from tests.unit.stages.test_planning import Book, chips_of, plan, specs
+from tests.unit.stages.test_planning import Book, Grouped, chips_of, plan, specs
 
 two_cores = pytest.mark.skipif(usable_cores() < 2, reason="one core: everything is planned here")
 
@@ -96,7 +96,9 @@ def child():
     made.close()
 
 
-def plan_there(child, chips, earth, *, book=None, feed=None, journal=None, stop=None, quota=None, **config):
+def plan_there(
+    child, chips, earth, *, book=None, groups=None, feed=None, journal=None, stop=None, quota=None, **config
+):
     book, counts, told = book or Book(), FlowCounts(), []
     process = PlanningProcess(least=0)
     process._child = child
@@ -119,7 +121,7 @@ def plan_there(child, chips, earth, *, book=None, feed=None, journal=None, stop=
         on_planned=told.append,
         quota=quota or Quota(per_second=10_000.0, in_flight=40),
     )
-    planner.plan(chips, feed)
+    planner.plan(groups or Grouped(chips, feed=feed), len(chips))
     assert sum(told) == len(book.scenes) + len(book.lost)
     return book, counts
 
@@ -154,8 +156,8 @@ def test_counts_of_several_selections_add_up(child):
         quota=Quota(per_second=10_000.0, in_flight=40),
     )
     chips = chips_of(60)
-    planner.plan(chips[:40])
-    planner.plan(chips[40:])
+    planner.plan(Grouped(chips[:40]), 40)
+    planner.plan(Grouped(chips[40:]), 20)
     assert total.requests == earth.requests
     assert {name: book.scenes[name] for name in first.scenes} == first.scenes
     assert len(book.scenes) == 60
@@ -279,9 +281,13 @@ def test_what_a_lost_child_leaves_is_planned_here(child, after, amid_a_message, 
             child.lose(amid_a_message=amid_a_message)
 
     earth = FakeEarth(lost=0.1, trouble=trouble)
-    there, _ = plan_there(child, chips, earth, feed=feed, journal=tmp_path / "planning.jsonl", plan_batch=32)
+    groups = Grouped(chips[:100], chips[100:200], chips[200:250], instead=[chips[250:270], (), chips[270:]], feed=feed)
+    there, _ = plan_there(
+        child, chips, earth, groups=groups, feed=feed, journal=tmp_path / "planning.jsonl", plan_batch=32
+    )
     here, _ = plan(chips, FakeEarth(lost=0.1))
     assert child.is_lost
+    assert groups.settled == [20, 0, 30, 0, 0]
     assert there.scenes == here.scenes
     feed.close()
     assert sorted(chip.chip_id for chip in feed) == sorted(name for name, item in here.scenes.items() if item)
