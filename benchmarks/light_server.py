@@ -2,8 +2,8 @@
 
 Every answer is computed once by the embedded Earth Engine and replayed afterwards, so that the server is never the
 limit of what is measured: pixel answers by what is asked for (ids, places and numbers do not matter: the pixels are
-constant), everything else by its exact request. Questions about a list of places are answered place by place; after
-`pool_places` places the same question gets the answers of one of them, its times moved to the time that was asked for.
+constant), everything else by its exact request. Questions about a list of places are answered place by place, each with
+the answer of one of `pool_places` places to the same question, its times moved to the time that was asked for.
 
 Gates (429 beyond) and latency apply to every request. `GET /light/reset?latency_ms=..&band_ms=..&scene_ms=..` starts a
 count and sets the latency, `GET /light/stats` gives the counts as JSON, `GET /light/sample` the last pixel request.
@@ -75,7 +75,7 @@ class Replays:
     def __init__(self, state_dir: Path) -> None:
         self._service = make_service(state_dir)
         self._known: dict[bytes, Answer] = {}
-        self._pools: dict[str, list[tuple[Any, int, float]]] = {}
+        self._pools: dict[str, dict[int, tuple[Any, int, float]]] = {}
         self.computed = 0
 
     def find(self, request: Request) -> Answer | None:
@@ -125,11 +125,13 @@ class Replays:
         return Answer(json_response({"result": result.get("", result)}), 0, scenes)
 
     def _of_place(self, request: Request, places: _Places, element: Any) -> tuple[Any, int]:
+        """The answer of the first place that fell into the same of the pool's bins, which the place alone decides."""
         numbers = _numbers_of(element)
-        key = f"{places.function} {numbers.get('start')} {numbers.get('end')}"
-        pool = self._pools.setdefault(key, [])
+        pool = self._pools.setdefault(f"{places.function} {numbers.get('start')} {numbers.get('end')}", {})
         moment = float(numbers.get("time", 0.0))
-        if len(pool) < pool_places:
+        digest = hashlib.sha256(json.dumps(element, sort_keys=True).encode()).digest()
+        number = int.from_bytes(digest[:4], "little") % pool_places
+        if number not in pool:
             body = json.dumps({"expression": places.alone(element)}).encode()
             account = Account()
             single = Request(
@@ -137,10 +139,8 @@ class Replays:
             )
             self.computed += 1
             value = json.loads(bytes(dispatch(self._service, single).body))["result"][0]
-            pool.append((value, account.scenes, moment))
-            return value, account.scenes
-        digest = hashlib.sha256(json.dumps(element, sort_keys=True).encode()).digest()
-        value, used, recorded = pool[int.from_bytes(digest[:4], "little") % pool_places]
+            pool.setdefault(number, (value, account.scenes, moment))  # another thread may have been first
+        value, used, recorded = pool[number]
         return _moved(value, moment - recorded), used
 
 

@@ -29,6 +29,7 @@ rounds_of_dates = len(seasons)  # a question more for each, where a scene of eac
 # As stages.planning works: so many places are planned in one go, with so many rounds of questions, and a request holds
 # up to four times the places it began with while answers come within half a minute.
 wave_batches, rounds_of_a_wave, most_growth = 24, 4, 4
+first_questions, chips_without, chips_of_one = 24, 700, 100
 assumed_task_s = 600.0
 assumed_stored_share = 0.6  # compressed size of a shard against its raw values, measured on the planet
 planning_lane, pixel_lane, batch_lane = "planning", "pixels", "batch"
@@ -229,6 +230,7 @@ def estimate(
     assumed = assumed_rounds + rounds_of_dates * any(spec.recipe in recipes_of_dates for spec in specs)
     rounds = known.per_chip(planning_lane) * (unplanned / places if places else 1.0) or assumed
     planning = _planning_requests(unplanned if places is None else places, rounds, plan_batch)
+    planning += 2 * first_questions_about(unplanned)
     asked = sum(group.least for group in tasks) if tasks is not None else None
     pixels = _pixel_requests(chips, pixel_requests, rasters, chip_px, known) if asked is None else asked
     requests = pixels + planning
@@ -250,6 +252,13 @@ def _planning_requests(places: int, rounds: float, plan_batch: int) -> int:
         return 0
     waves = math.ceil(places / (wave_batches * max(1, plan_batch)))
     return math.ceil(rounds * places / (most_growth * max(1, plan_batch))) + rounds_of_a_wave * waves
+
+
+def first_questions_about(chips: int) -> int:
+    """How many of the questions about so many chips are small, so that there is something to fetch soon: as many as
+    leave planning below a twentieth of a request for each chip.
+    """
+    return min(first_questions, max(0, chips - chips_without) // chips_of_one)
 
 
 def _task_facts(tasks: Sequence[TaskGroup], running: int, known: Figures) -> dict[str, Any]:

@@ -87,9 +87,9 @@ class RowsOfBase:
         self._after: int | None = None
         self._groups: deque[tuple[str, int]] = deque()
 
-    def has_room(self) -> bool:
+    def waiting(self) -> int | None:
         """See `Groups`."""
-        return self._feed is None or self._feed.has_room()
+        return None if self._feed is None else self._feed.waiting
 
     def next_group(self) -> Sequence[PlanChip] | None:
         """See `Groups`."""

@@ -68,8 +68,8 @@ class Groups(Protocol):
     Used from one thread.
     """
 
-    def has_room(self) -> bool:
-        """Whether more chips are to be asked about now."""
+    def waiting(self) -> int | None:
+        """Decided chips that wait to be fetched; None where nothing is fetched meanwhile."""
         ...
 
     def next_group(self) -> Sequence[PlanChip] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from m3etl.io.ledger_records import unpacked
 from m3etl.spec.jobs import ChipScenes
 
-chips_ahead = 4000  # forty seconds at the quota; the ends of two lots are asked about meanwhile
+chips_ahead = 4000  # forty seconds at the quota
 
 
 class Feed:
@@ -23,9 +23,10 @@ class Feed:
         self._chips: deque[ChipScenes | bytes] = deque()
         self._is_open = True
 
-    def has_room(self) -> bool:
-        """Whether more chips are to be decided now."""
-        return len(self._chips) < chips_ahead
+    @property
+    def waiting(self) -> int:
+        """Chips that are decided and not taken; no more are to be decided while they are `chips_ahead`."""
+        return len(self._chips)
 
     def offer(self, chips: Sequence[ChipScenes] | Sequence[bytes]) -> None:
         """Chips whose scenes are recorded, as they are stored perhaps, and whose pixels are to be fetched."""

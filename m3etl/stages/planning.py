@@ -10,6 +10,7 @@ asked about while answers about the one before it are still to come, so that its
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,21 +24,25 @@ from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
-from m3etl.spec.budget import most_growth, wave_batches
+from m3etl.spec.budget import first_questions_about, most_growth, wave_batches
 from m3etl.spec.catalog_dates import recipes_of_dates
 from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.dates import choose_dates, season_middle, season_rounds
 from m3etl.spec.hashing import stream
 from m3etl.spec.scenes import AnchorRule, Candidate, best_available, midsummer, year_of, year_window
 from m3etl.spec.search import Round, Search, rounds_of
+from m3etl.stages import feeding
 from m3etl.stages.asking import Decisions, Groups, PlanningRules, Service
 from m3etl.stages.decisions import Decision, PlanChip
 
-planning_in_flight, planning_at_first = 12, 4  # aggregations have a small gate of their own on the standard endpoint
+# Aggregations have a small gate of their own on the standard endpoint: many at a time while chips are waited for only.
+planning_in_flight, planning_at_first, planning_ahead = 24, 12, 12
+enough_s = 2.0  # of fetching, in chips that are decided
 few_places = 3  # so few may fail alone without anything being wrong with the service
 journal_answers = 4096  # kept before those that are used up are dropped
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
-quick_answer_s = 30.0  # the service works for at most 300 s on a question
+first_items, more_items = 8, 2  # of the first questions, each a little larger: their answers come one after the other
+least_answer_s, most_answer_s = 1.0, 30.0  # aimed at; the service works for at most 300 s on a question
 question_bytes = 256 * 1024
 groups_at_once = 3  # the first of them may wait for the answers about its last places, and about those in their place
 
@@ -131,24 +136,44 @@ class _Selection:
 
 
 class _BatchSize:
-    """Items per question: doubles while answers come quickly, and stays below what was too much."""
+    """Items per question: small at first, so that there is something to fetch, then as many as are answered while there
+    is; doubles while answers come quickly, and stays below what was too much.
+    """
 
     def __init__(self, start: int) -> None:
-        self._size = max(1, start)
+        self._start = self._size = max(1, start)
         self._most = self._size * most_growth
+        self._item_s = 0.0  # that the last answer took for each item
+        self._asked = 0
+        self.first = 0  # questions that are small, and as many about what follows from their answers
 
     @property
     def now(self) -> int:
-        """Items of a question."""
+        """Most items of a question."""
+        return self._size
+
+    def next(self, ahead_s: float) -> int:
+        """Items of the next question, when what is decided can be fetched for so long."""
+        if self._asked < 2 * self.first:
+            return min(self._size, first_items + more_items * (self._asked % self.first))
+        aimed_s = min(max(least_answer_s, ahead_s / 2), most_answer_s)  # a chip takes two questions
+        if self._item_s * self._size > aimed_s:
+            return min(self._size, max(self._start, int(aimed_s / self._item_s)))
         return self._size
 
     def at_first(self, places: int) -> int:
-        """Items of a question while not all of so many places are begun."""
-        return min(self._size, max(least_items, -(-places // least_questions)))
+        """Most items of a question while not all of so many places are begun."""
+        return max(least_items, -(-places // least_questions))
+
+    def asked(self) -> None:
+        """A question goes out."""
+        self._asked += 1
 
     def answered(self, count: int, seconds: float) -> None:
         """A question about so many items took so long."""
-        if 2 * count > self._size and seconds < quick_answer_s:
+        if 2 * count > self._start:  # what a small one takes is not for its items
+            self._item_s = seconds / count
+        if 2 * count > self._size and seconds < most_answer_s:
             self._size = min(self._most, self._size * 2)
 
     def too_much(self, count: int) -> None:
@@ -191,8 +216,11 @@ class ScenePlanner:
         self._work = _Selection({})
         self._answered: set[bool] = set()  # what was answered: companions, scenes
 
-    def plan(self, groups: Groups) -> None:
-        """Decide about every chip and record it. Raises RemoteError when the service could not be asked about some."""
+    def plan(self, groups: Groups, chips: int = 0) -> None:
+        """Decide about every chip and record it; they are about so many. Raises RemoteError when the service could not
+        be asked about some.
+        """
+        self._size.first = first_questions_about(chips)
         self._work = _Selection(self._read_journal())
         self._answered = set()
         if not self._stop.is_set():
@@ -250,16 +278,23 @@ class ScenePlanner:
             self._take_in(groups)
             if work.is_over:
                 return
-            size = self._size.at_first(work.places) if work.fresh else self._size.now
-            may_begin = bool(work.fresh) and groups.has_room()
+            waiting = groups.waiting()
+            may_begin = waiting is None or waiting < feeding.chips_ahead
+            ahead_s = math.inf if waiting is None else waiting / self._config.requests_per_second
+            size = self._size.next(ahead_s)
+            if work.fresh:
+                size = min(size, self._size.at_first(work.places))
             with work.lock:
                 while work.fresh and len(work.items) < size and may_begin and self._has_place():
                     self._begin(work.fresh.popleft())
             self._record_lost()
             with work.lock:
                 waits = work.out and 4 * len(work.items) < 3 * size
+                waits = waits or (work.out >= planning_ahead and ahead_s > enough_s)
                 items = [] if waits else [work.items.popleft() for _ in range(min(size, len(work.items)))]
-                work.out += bool(items)
+                if items:
+                    work.out += 1
+                    self._size.asked()
             yield _Question(items=tuple(items)) if items else None
 
     def _settle(self, groups: Groups) -> None:

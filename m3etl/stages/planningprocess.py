@@ -30,7 +30,7 @@ from m3etl.stages.decisions import PlanChip
 from m3etl.stages.planning import ScenePlanner, planning_in_flight
 
 chips_at_once = 256  # sent in one piece, so that nothing holds the lock for long
-room_for_s = 0.05  # that an answer about room is good for
+seen_for_s = 0.05  # that an answer about waiting chips is good for
 looks_every_s = 0.1
 
 _Handlers = Mapping[str, Callable[..., Any]]
@@ -92,7 +92,7 @@ class Planner:
         child = self._process.child_for(chips)
         if child is not None:
             try:
-                error = self._plan_there(child, work)
+                error = self._plan_there(child, work, chips)
             except (EOFError, OSError):
                 child.is_lost = True
                 work.begin_again()
@@ -103,9 +103,9 @@ class Planner:
         here = ScenePlanner(
             self._rules, service=self._service, ledger=work, counts=self._counts, stop=self._stop, quota=self._quota
         )
-        here.plan(work)
+        here.plan(work, chips)
 
-    def _plan_there(self, child: ChildProcess, work: _Work) -> BaseException | None:
+    def _plan_there(self, child: ChildProcess, work: _Work, chips: int) -> BaseException | None:
         there = _There(child.connection, self._rules, self._counts, self._stop)
 
         def next_group() -> bool:
@@ -118,12 +118,13 @@ class Planner:
                 "encode": self._service.encode,
                 "ask": self._ask,
                 "is_serving": self._service.is_serving,
-                "has_room": work.has_room,
+                "waiting": work.waiting,
                 "next_group": next_group,
                 "settle": lambda: there.send_chips(work.settle()),
                 "record_planned": work.record_planned,
                 "record_unplannable": work.record_unplannable,
-            }
+            },
+            chips,
         )
 
     def _ask(self, expression: str, items: int) -> bytes:
@@ -155,9 +156,9 @@ class _Work:
         """Hand out once more what is not decided."""
         self._again = self._open.copy()
 
-    def has_room(self) -> bool:
+    def waiting(self) -> int | None:
         """See `Groups`."""
-        return self._groups.has_room()
+        return self._groups.waiting()
 
     def next_group(self) -> Sequence[PlanChip] | None:
         """See `Groups`."""
@@ -213,9 +214,9 @@ class _There:
         for start in range(0, len(chips), chips_at_once):
             self._send("chips", chips[start : start + chips_at_once])
 
-    def plan(self, handlers: _Handlers) -> BaseException | None:
+    def plan(self, handlers: _Handlers, chips: int) -> BaseException | None:
         """Returns what planning raised there, or a handler here. Raises EOFError or OSError for a lost child alone."""
-        self._send("plan")
+        self._send("plan", chips)
         with ThreadPoolExecutor(planning_in_flight + 4, "m3etl-ask") as pool:
             while True:
                 name, counts, *content = self._receive()
@@ -266,7 +267,8 @@ class Parent:
         self._numbers = itertools.count()
         self._calls: dict[int, Future[Any]] = {}
         self._chips: list[PlanChip] = []
-        self._had_room, self._room_until = False, 0.0
+        self._seen_waiting: int | None = None
+        self._seen_until = 0.0
         self.stop = threading.Event()
         self.counts = FlowCounts()
 
@@ -286,11 +288,11 @@ class Parent:
         """The answer to a call has come."""
         self._calls.pop(number).set_result(answer)
 
-    def plan(self, planner: ScenePlanner) -> None:
+    def plan(self, planner: ScenePlanner, chips: int) -> None:
         """Plan all groups, and say so."""
         error: Exception | None = None
         try:
-            planner.plan(self)
+            planner.plan(self, chips)
         except Exception as caught:
             error = sendable(caught)
         self._send("done", error)
@@ -315,12 +317,12 @@ class Parent:
         """See `Decisions`."""
         self.call("record_unplannable", chip_id, kind, reason)
 
-    def has_room(self) -> bool:
-        """See `Planned`."""
-        if time.monotonic() >= self._room_until:
-            self._had_room = bool(self.call("has_room"))
-            self._room_until = time.monotonic() + room_for_s
-        return self._had_room
+    def waiting(self) -> int | None:
+        """See `Groups`."""
+        if time.monotonic() >= self._seen_until:
+            self._seen_waiting = self.call("waiting")
+            self._seen_until = time.monotonic() + seen_for_s
+        return self._seen_waiting
 
     def next_group(self) -> Sequence[PlanChip] | None:
         """See `Groups`."""
@@ -353,8 +355,8 @@ def serve_calls(parent: Parent, messages: queue.SimpleQueue[Any]) -> None:
                 planner = ScenePlanner(rules, service=parent, ledger=parent, counts=parent.counts, stop=parent.stop)
             case ("chips", part):
                 parent.take(part)
-            case ("plan",):
-                threading.Thread(target=parent.plan, args=(planner,), daemon=True).start()
+            case ("plan", chips):
+                threading.Thread(target=parent.plan, args=(planner, chips), daemon=True).start()
             case ("answer", number, answer):
                 parent.answered(number, answer)
             case ("stop",):

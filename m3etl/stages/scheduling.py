@@ -28,6 +28,7 @@ from m3etl.spec.replacement import ReserveRow, chosen_chips, next_to_plan
 from m3etl.spec.roworder import draws_of_cells
 from m3etl.spec.scenes import utc_ms
 from m3etl.spec.tilecounts import ChipCells
+from m3etl.stages import feeding
 from m3etl.stages.decisions import PlanChip
 from m3etl.stages.feeding import Feed
 from m3etl.stages.layout import Layout
@@ -160,9 +161,9 @@ class OpenLots:
         self._open: deque[_OpenLot] = deque()
         self._reserves: set[str] = set()  # that are asked about: their pixels are fetched when they have a row
 
-    def has_room(self) -> bool:
+    def waiting(self) -> int | None:
         """See `Groups`."""
-        return self._feed is None or self._feed.has_room()
+        return None if self._feed is None else self._feed.waiting
 
     def next_group(self) -> Sequence[PlanChip] | None:
         """See `Groups`."""
@@ -220,7 +221,7 @@ class OpenLots:
 def offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:
     """Chips whose scenes are recorded, as far as their pixels are not, at the pace at which they are fetched."""
     for start in range(0, len(names), read_chips):
-        while feed is not None and not feed.has_room() and not stop.is_set():
+        while feed is not None and feed.waiting >= feeding.chips_ahead and not stop.is_set():
             stop.wait(wait_s)
         if feed is None or stop.is_set():
             return

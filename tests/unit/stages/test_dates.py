@@ -73,7 +73,7 @@ def plan(chips, earth, *, journal=None, book=None, seed=4, wanted=specs, block_c
         counts=counts,
         stop=stop,
     )
-    planner.plan(Grouped([chip for chip in chips if chip.chip_id not in book.scenes]))
+    planner.plan(Grouped([chip for chip in chips if chip.chip_id not in book.scenes]), len(chips))
     return book, counts
 
 

@@ -79,8 +79,8 @@ class Grouped:
         self.groups, self.instead, self.feed = list(groups), list(instead), feed
         self.settled = []
 
-    def has_room(self):
-        return self.feed is None or self.feed.has_room()
+    def waiting(self):
+        return None if self.feed is None else self.feed.waiting
 
     def next_group(self):
         return self.groups.pop(0) if self.groups else None
@@ -115,7 +115,7 @@ def plan(chips, earth, *, book=None, groups=None, journal=None, must=True, block
         counts=counts,
         stop=threading.Event(),
     )
-    planner.plan(groups or Grouped([chip for chip in chips if chip.chip_id not in book.scenes]))
+    planner.plan(groups or Grouped([chip for chip in chips if chip.chip_id not in book.scenes]), len(chips))
     return book, counts
 
 
@@ -156,7 +156,7 @@ def test_questions_grow_while_answers_come_quickly_and_shrink_when_they_are_too_
     assert max(sizes[refused[-1] + 1 :]) <= 60
     assert len(refused) < 12, "what was too much is hardly asked again"
     sizes.clear()
-    monkeypatch.setattr(planning, "quick_answer_s", 0.0)
+    monkeypatch.setattr(planning, "most_answer_s", 0.0)
     plan(chips, FakeEarth(trouble=trouble), plan_batch=40)
     assert max(sizes) == 40, "slow answers keep questions small"
 
@@ -311,3 +311,44 @@ def test_groups_without_any_chip_are_settled():
     book, _ = plan((), FakeEarth(), groups=groups)
     assert len(book.scenes) == 3
     assert groups.settled == [0, 0, 0, 0]
+
+
+def sizes_asked(chips, *, waiting, seconds_per_item=0.0, **config):
+    """Sizes of the questions about so many chips, in order, when so many decided ones always wait to be fetched."""
+    sizes = []
+
+    class Waited(Grouped):
+        def waiting(self):
+            return waiting
+
+    def trouble(kind, question, number):
+        sizes.append(len(question.items))
+        time.sleep(seconds_per_item * len(question.items))
+
+    found = chips_of(chips)
+    groups = Waited(found)
+    book, counts = plan(found, FakeEarth(trouble=trouble), groups=groups, **config)
+    assert len(book.scenes) == chips
+    return sizes, counts
+
+
+def test_the_first_questions_are_small_and_each_larger_than_the_one_before():
+    sizes, counts = sizes_asked(1500, waiting=0)
+    assert sizes[:5] == [8, 10, 12, 14, 16]
+    assert max(sizes) >= 50
+    assert counts.requests <= 75, "1.05 requests a chip"
+
+
+def test_slow_questions_are_short_while_chips_are_waited_for(monkeypatch):
+    monkeypatch.setattr(planning, "least_answer_s", 0.05)
+    slow = {"seconds_per_item": 0.002, "plan_batch": 20, "requests_per_second": 100.0}
+    hurried, _ = sizes_asked(290, waiting=0, **slow)
+    ahead, _ = sizes_asked(290, waiting=1000, **slow)
+    assert max(hurried[4:]) < 40 < max(ahead), "0.05 s an answer, or up to 5 s"
+
+
+def test_few_questions_are_asked_together_when_enough_is_decided():
+    slow = {"seconds_per_item": 0.001, "plan_batch": 8}
+    _, hurried = sizes_asked(800, waiting=0, requests_per_second=500.0, **slow)
+    _, ahead = sizes_asked(800, waiting=1500, requests_per_second=500.0, **slow)
+    assert ahead.peak_in_flight <= planning.planning_ahead < hurried.peak_in_flight
