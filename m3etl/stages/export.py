@@ -240,6 +240,7 @@ class _Export:
                 on_settled=lambda: hand_over(work.ledger.ready_shards()),
             )
             self._planner(work).plan(lots, min(planned, work.ledger.counts().get(ChipState.WAITING, 0)))
+            lots.finish()
 
         self._fetch(work, plan if planned else None, planned)
 

@@ -14,7 +14,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from m3etl.errors import AuthenticationError, RemoteError
@@ -58,16 +58,14 @@ class _Group:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One chip or block with its search. known: answers of a run that was broken off; anchor: found or settled for;
-    final: nothing is left to be asked or decided about the anchor; pending: things that are asked and not answered;
-    done: recorded.
+    """One chip or block with its search. anchor: found or settled for; final: nothing is left to be asked or decided
+    about the anchor; pending: things that are asked and not answered; done: recorded.
     """
 
     group: _Group
     grid: ChipGrid
     chips: tuple[PlanChip, ...]
     search: Search
-    known: _Answers = field(default_factory=dict)
     anchor: Candidate | None = None
     final: bool = False
     pending: int = 0
@@ -105,12 +103,13 @@ class _Question:
 class _Selection:
     """How far the planning of some groups is. Used from the coordinating thread and the one that takes answers in.
 
-    groups: not settled, in order; is_last: there are no further ones; places: all that were taken in; fresh: places not
-    begun; open: begun and not done; items: to be asked; out: questions that are not answered; lost: open places about
-    which nothing is left to be asked; known: by place, answers of a run that was broken off.
+    groups: not settled, in order; is_last: there are no further ones; places: how many were taken in; fresh: places not
+    begun; open: begun and not done; items: to be asked; out: questions that are not answered; lost: open
+    places about which nothing is left to be asked; known: answers of a run that was broken off; names: of the places in
+    the first groups, the only ones that it can have asked about.
     """
 
-    def __init__(self, known: dict[str, _Answers]) -> None:
+    def __init__(self, known: _Answers) -> None:
         self.groups: deque[_Group] = deque()
         self.is_last = False
         self.places = 0
@@ -120,7 +119,12 @@ class _Selection:
         self.lost: list[_Place] = []
         self.out = self.journaled = 0
         self.known = known
+        self.names: set[str] | None = set() if known else None
         self.lock = threading.Lock()
+
+    @property
+    def may_take(self) -> bool:
+        return not self.is_last and len(self.groups) < groups_at_once
 
     @property
     def is_over(self) -> bool:
@@ -221,7 +225,7 @@ class ScenePlanner:
         be asked about some.
         """
         self._size.first = first_questions_about(chips)
-        self._work = _Selection(self._read_journal())
+        self._work = _Selection(self._journal.read() if self._journal else {})
         self._answered = set()
         if not self._stop.is_set():
             self._ask(groups)
@@ -234,12 +238,6 @@ class ScenePlanner:
         if self._journal and not self._stop.is_set():
             self._journal.keep({})  # what is left is about places that were not to be planned
 
-    def _read_journal(self) -> dict[str, _Answers]:
-        known: dict[str, _Answers] = {}
-        for key, found in (self._journal.read() if self._journal else {}).items():
-            known.setdefault(place_of(key), {})[key] = found
-        return known
-
     def _places(self, group: _Group, chips: Sequence[PlanChip]) -> list[_Place]:
         places: dict[tuple[Any, ...], tuple[ChipGrid, list[PlanChip]]] = {}
         for chip in chips:
@@ -247,6 +245,8 @@ class ScenePlanner:
             places.setdefault((grid.chip_id, chip.wish_ms, chip.anchor), (grid, []))[1].append(chip)
         group.left += len(places)  # all it had before are done
         self._work.places += len(places)
+        if self._work.names is not None:
+            self._work.names |= {grid.chip_id for grid, _ in places.values()}
         return [
             _Place(group, grid, tuple(members), self._search(grid, members[0])) for grid, members in places.values()
         ]
@@ -308,15 +308,20 @@ class ScenePlanner:
             work.fresh.extendleft(reversed(self._places(work.groups[0], instead)))  # the group waits for nothing else
 
     def _take_in(self, groups: Groups) -> None:
-        """Take in a further group when all places of the others are about to be begun."""
+        """Take in further groups when all places of the others are about to be begun, and as many as there may be where
+        answers of a run that was broken off are known.
+        """
         work = self._work
-        while not work.is_last and len(work.groups) < groups_at_once and len(work.fresh) < self._size.now:
+        while (work.names is not None or len(work.fresh) < self._size.now) and work.may_take:
             chips = groups.next_group()
-            if chips is None:
-                work.is_last = True
-                return
-            work.groups.append(_Group())
-            work.fresh.extend(self._places(work.groups[-1], chips))
+            work.is_last = chips is None
+            if chips is not None:
+                work.groups.append(_Group())
+                work.fresh.extend(self._places(work.groups[-1], chips))
+        if work.names is not None:
+            with work.lock:
+                work.known = {key: found for key, found in work.known.items() if place_of(key) in work.names}
+            work.names = None
 
     def _has_place(self) -> bool:
         return len(self._work.open) < max(1, self._config.plan_batch) * wave_batches
@@ -324,7 +329,6 @@ class ScenePlanner:
     def _begin(self, place: _Place) -> None:
         work = self._work
         work.open.add(place)
-        place.known = work.known.pop(place.grid.chip_id, {})
         place.anchor = place.chips[0].anchor
         place.final = place.anchor is not None or not self._wants_sentinel2
         self._take_known(place, place.search.rounds)
@@ -332,7 +336,7 @@ class ScenePlanner:
 
     def _take_known(self, place: _Place, rounds: Iterable[Round]) -> None:
         for asked in rounds:
-            found = place.known.pop(self._key(place, asked), None)
+            found = self._work.known.pop(self._key(place, asked), None)
             if found is not None:
                 place.search.answers[asked] = found
 
@@ -469,7 +473,8 @@ class ScenePlanner:
         with self._work.lock:
             self._work.out -= 1
         of_companions = question.items[0].asked is None
-        may_be_its_own = of_companions in self._answered or self._work.places <= few_places
+        left = sum(group.left for group in self._work.groups)
+        may_be_its_own = of_companions in self._answered or left <= few_places
         its_own = (*_about_one_place, Kind.TOO_LARGE, *(of_the_service if may_be_its_own else ()))
         if len(question.items) == 1 and failure.kind in its_own:
             place = question.items[0].place
@@ -509,12 +514,11 @@ class ScenePlanner:
     def _answers_in_use(self) -> _Answers:
         work = self._work
         with work.lock:
-            used = {key: found for answers in work.known.values() for key, found in answers.items()}
-            for place in work.open:
-                used |= place.known
-                used |= {self._key(place, asked): found for asked, found in place.search.answers.items()}
+            used = {
+                self._key(place, asked): found for place in work.open for asked, found in place.search.answers.items()
+            }
             work.journaled = 0
-            return used
+            return work.known | used
 
     def _record(self, answers: Sequence[tuple[_Place, Companions]]) -> None:
         rules = self._rules

@@ -211,22 +211,31 @@ class _There:
 
     def send_chips(self, chips: Sequence[PlanChip]) -> None:
         """Let the child have these; the answer to its call follows."""
-        for start in range(0, len(chips), chips_at_once):
-            self._send("chips", chips[start : start + chips_at_once])
+        with contextlib.suppress(OSError):  # a lost child is noticed where its calls are received
+            for start in range(0, len(chips), chips_at_once):
+                self._send("chips", chips[start : start + chips_at_once])
 
     def plan(self, handlers: _Handlers, chips: int) -> BaseException | None:
-        """Returns what planning raised there, or a handler here. Raises EOFError or OSError for a lost child alone."""
+        """Returns what a handler here raised, or planning there. Raises EOFError or OSError for a lost child alone."""
         self._send("plan", chips)
-        with ThreadPoolExecutor(planning_in_flight + 4, "m3etl-ask") as pool:
-            while True:
-                name, counts, *content = self._receive()
-                self._counts.add(counts, self._counted)
-                self._counted = counts
-                if name == "done":
-                    break
-                pool.submit(self._answer, handlers[name], *content)
-        error: BaseException | None = self._error or content[0]
-        return error
+        try:
+            with ThreadPoolExecutor(planning_in_flight + 4, "m3etl-ask") as pool:
+                error = self._serve(pool, handlers)
+        except (EOFError, OSError):
+            if self._error is None:
+                raise
+            error = None
+        return self._error or error
+
+    def _serve(self, pool: ThreadPoolExecutor, handlers: _Handlers) -> BaseException | None:
+        while True:
+            name, counts, *content = self._receive()
+            self._counts.add(counts, self._counted)
+            self._counted = counts
+            if name == "done":
+                error: BaseException | None = content[0]
+                return error
+            pool.submit(self._answer, handlers[name], *content)
 
     def _receive(self) -> Any:
         while not self._connection.poll(looks_every_s):
@@ -247,8 +256,8 @@ class _There:
 
     def _tell_stop(self) -> None:
         if self._stop.is_set() and not self._is_told:
-            self._is_told = True
             self._send("stop")
+            self._is_told = True  # not before: who finds it told may answer with what only a stop explains
 
     def _send(self, *message: Any) -> None:
         with self._lock:

@@ -23,6 +23,7 @@ from m3etl.io.lots import Lot, LotChip, PlanRow, chips_of_lot, fix_lot, form_lot
 from m3etl.io.plan import iterate_plan
 from m3etl.io.planrows import write_plan_rows
 from m3etl.io.regions import read_region
+from m3etl.spec.jobs import ChipScenes
 from m3etl.spec.lattice import Cells
 from m3etl.spec.replacement import ReserveRow, chosen_chips, next_to_plan
 from m3etl.spec.roworder import draws_of_cells
@@ -159,11 +160,16 @@ class OpenLots:
         self._on_settled = on_settled
         self._lots = deque(open_lots(ledger))
         self._open: deque[_OpenLot] = deque()
+        self._recorded: deque[str] = deque()  # before, or given a row since: offered as the feed has room
         self._reserves: set[str] = set()  # that are asked about: their pixels are fetched when they have a row
 
     def waiting(self) -> int | None:
-        """See `Groups`."""
-        return None if self._feed is None else self._feed.waiting
+        """See `Groups`. Nothing here waits for room, for answers are taken in by the same thread."""
+        if self._feed is None:
+            return None
+        while self._recorded and self._feed.waiting < feeding.chips_ahead:
+            self._offer_next(self._feed)
+        return self._feed.waiting
 
     def next_group(self) -> Sequence[PlanChip] | None:
         """See `Groups`."""
@@ -172,7 +178,7 @@ class OpenLots:
         lot = self._lots.popleft()
         chips = {item.plan.chip_id: item for item in chips_of_lot(self._ledger, lot)}
         open_chips = [name for name, item in chips.items() if item.state is ChipState.PLANNED]
-        offer(self._ledger, [name for name in open_chips if not chips[name].plan.reserve], self._feed, self._stop)
+        self._recorded.extend(name for name in open_chips if not chips[name].plan.reserve)
         rows = [_reserve_row(item.plan) for item in chips.values()]
         usable = {name: item.usable for name, item in chips.items() if item.usable is not None}
         self._open.append(_OpenLot(lot, chips, rows, usable, []))
@@ -186,8 +192,14 @@ class OpenLots:
             raise RemoteError(f"nothing was decided about {len(first.asked)} chips", hint="Run the same command again.")
         further = self._next_of(first)
         if not further:
-            self._fix(self._open.popleft())
+            self._fix(first)
+            self._open.popleft()
         return further
+
+    def finish(self) -> None:
+        """When all is planned: offer the rest as it is fetched."""
+        while self.waiting() is not None and self._recorded and not self._stop.is_set():
+            self._stop.wait(wait_s)
 
     def recorded(self, chips: Sequence[PlannedChip]) -> None:
         """See `PlannedGroups`."""
@@ -214,8 +226,18 @@ class OpenLots:
         numbers = [chips[name].number for name in with_rows]
         fix_lot(self._ledger, lot.lot, numbers, settled, shard_chips=self._layout.shard_chips)
         self._reserves -= chips.keys()
-        offer(self._ledger, [name for name in with_rows if chips[name].plan.reserve], self._feed, self._stop)
+        self._recorded.extend(name for name in with_rows if chips[name].plan.reserve)
         self._on_settled()
+
+    def _offer_next(self, feed: Feed) -> None:
+        names = [self._recorded.popleft() for _ in range(min(read_chips, len(self._recorded)))]
+        feed.offer(_open_scenes(self._ledger, names))
+
+
+def _open_scenes(ledger: Ledger, names: Sequence[str]) -> list[ChipScenes]:
+    """The scenes of these chips as far as their pixels are not there, in the same order."""
+    found = {record.chip_id: record.scenes for record in ledger.open_chips(names)}
+    return [found[name] for name in names if name in found]
 
 
 def offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threading.Event) -> None:
@@ -225,9 +247,7 @@ def offer(ledger: Ledger, names: Sequence[str], feed: Feed | None, stop: threadi
             stop.wait(wait_s)
         if feed is None or stop.is_set():
             return
-        part = names[start : start + read_chips]
-        found = {record.chip_id: record.scenes for record in ledger.open_chips(part)}
-        feed.offer([found[name] for name in part if name in found])
+        feed.offer(_open_scenes(ledger, names[start : start + read_chips]))
 
 
 def _reserve_row(plan: PlanRow) -> ReserveRow:

@@ -13,6 +13,7 @@ from fakes.earth import FakeEarth, fraction, install
 from m3etl.campaign import ExportConfig
 from m3etl.errors import AuthenticationError
 from m3etl.io.flow import FlowCounts
+from m3etl.io.journal import AnswerJournal
 from m3etl.io.outcomes import Failure, Kind
 from m3etl.io.planning import Wanted
 from m3etl.spec.catalog import select_arrays
@@ -154,7 +155,7 @@ def test_questions_grow_while_answers_come_quickly_and_shrink_when_they_are_too_
     refused = [number for number, size in enumerate(sizes) if size > 60]
     assert refused, "they grow beyond the start"
     assert max(sizes[refused[-1] + 1 :]) <= 60
-    assert len(refused) < 12, "what was too much is hardly asked again"
+    assert len(refused) <= planning.planning_in_flight, "what was too much is hardly asked again"
     sizes.clear()
     monkeypatch.setattr(planning, "most_answer_s", 0.0)
     plan(chips, FakeEarth(trouble=trouble), plan_batch=40)
@@ -352,3 +353,57 @@ def test_few_questions_are_asked_together_when_enough_is_decided():
     _, hurried = sizes_asked(800, waiting=0, requests_per_second=500.0, **slow)
     _, ahead = sizes_asked(800, waiting=1500, requests_per_second=500.0, **slow)
     assert ahead.peak_in_flight <= planning.planning_ahead < hurried.peak_in_flight
+
+
+def test_a_journal_keeps_only_what_may_still_be_asked(tmp_path, monkeypatch):
+    """However often a run is broken off."""
+    monkeypatch.setattr(planning, "journal_answers", 50)
+    chips, journal, kept = chips_of(1500), tmp_path / "planning.jsonl", []
+    book = Book()
+    while len(book.scenes) < 1300:
+        asked = []
+
+        def trouble(kind, question, number, asked=asked):
+            asked.append(question)
+            return Failure(kind=Kind.AUTH, message="expired", status=401) if len(asked) > 12 else None
+
+        with pytest.raises(AuthenticationError):
+            plan(chips, FakeEarth(trouble=trouble), book=book, journal=journal, plan_batch=8, max_in_flight=4)
+        kept.append(len(AnswerJournal(journal).read()))
+    assert len(kept) >= 4
+    assert max(kept) <= 192 + 2 * 50, "open places, and what has come since old answers were dropped"
+
+
+def test_places_of_one_name_lose_no_answer_of_a_run_broken_off(tmp_path):
+    """A block is two places where its chips wish for two moments."""
+    moment = 1_500_000_000_000
+    chips = [
+        replace(chip, wish_ms=moment + 40 * 86_400_000 * (number % 2))
+        for number, chip in enumerate(chips_of(16, wide=4))
+    ]
+    asked, journal = [], tmp_path / "planning.jsonl"
+
+    def trouble(kind, question, number):
+        if question.anchored:
+            return Failure(kind=Kind.AUTH, message="expired", status=401)
+        asked.append(question)
+        return None
+
+    with pytest.raises(AuthenticationError):
+        plan(chips, FakeEarth(trouble=trouble), block_chips=4, journal=journal, max_in_flight=1)
+    earth = FakeEarth(trouble=lambda kind, question, number: asked.append(question))
+    plan(chips, earth, block_chips=4, journal=journal)
+    times = [count for (_, about, *_), count in questions_of(asked).items() if about != "companions"]
+    assert times
+    assert max(times) == 1
+
+
+def test_the_last_few_that_fail_alone_are_given_up_each_for_itself():
+    chips = chips_of(5)
+
+    def trouble(kind, question, number):
+        return Failure(kind=Kind.TRANSIENT, message="odd", status=500)
+
+    groups = Grouped(chips[:2], instead=[chips[2:4], chips[4:]])
+    book, _ = plan((), FakeEarth(trouble=trouble), groups=groups)
+    assert set(book.lost) == {chip.chip_id for chip in chips}

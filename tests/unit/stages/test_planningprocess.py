@@ -293,6 +293,18 @@ def test_what_a_lost_child_leaves_is_planned_here(child, after, amid_a_message, 
     assert sorted(chip.chip_id for chip in feed) == sorted(name for name, item in here.scenes.items() if item)
 
 
+def test_an_error_here_is_said_though_the_child_is_lost_then(child):
+    class Failing(Grouped):
+        def settle(self):
+            child.lose(amid_a_message=False)
+            time.sleep(0.1)
+            raise InputError("the disk is full", hint="Make room.")
+
+    chips = chips_of(40)
+    with pytest.raises(InputError, match="the disk is full"):
+        plan_there(child, chips, FakeEarth(), groups=Failing(chips))
+
+
 def test_few_chips_start_no_child():
     process = PlanningProcess()
     assert process.child_for(many_chips - 1) is None

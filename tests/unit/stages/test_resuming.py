@@ -244,3 +244,22 @@ def test_pixels_come_before_a_lot_is_planned(tmp_path):
     assert asked[0] == "plan"
     assert asked[:last_question].count("pixels") >= 4
     assert read_status(campaign).facts["generations"] == 1
+
+
+def test_what_an_earlier_run_decided_holds_nothing_up(tmp_path, monkeypatch):
+    """Decided chips wait for room among those to be fetched, and answers about others are taken in meanwhile."""
+    monkeypatch.setattr("m3etl.stages.feeding.chips_ahead", 4)
+    campaign = make_campaign(tmp_path / "c", make_plan(48), plan_batch=16, max_in_flight=4)
+    campaign = campaign.with_config(store=replace(campaign.config.store, lot_chips=16))
+    save_config(campaign)
+    earths = []
+    earths.append(FakeEarth(trouble=expired_after(2, earths)))
+    with pytest.raises(AuthenticationError):
+        export(campaign, earths[0])
+    earth = FakeEarth()
+    assert export(campaign, earth).done == 48
+    assert earth.calls["pixels"] <= 48
+    whole = make_campaign(tmp_path / "whole", make_plan(48))
+    save_config(whole.with_config(store=replace(whole.config.store, lot_chips=16)))
+    export(whole, FakeEarth())
+    assert content(campaign.root) == content(whole.root)
