@@ -24,12 +24,14 @@ least_samples = 5
 # 92 % from 5.
 _quantile = 2.3263479
 
-assumed_rounds = 2.5  # measured on the planet: two questions per chip and some repeated for other years
+rounds_of_companions, rounds_of_search = 1.0, 1.5  # measured on the planet: some search in other years too
 rounds_of_dates = len(seasons)  # a question more for each, where a scene of each season is wanted
-# As stages.planning works: so many places are planned in one go, with so many rounds of questions, and a request holds
-# up to four times the places it began with while answers come within half a minute.
-wave_batches, rounds_of_a_wave, most_growth = 24, 4, 4
+# As stages.planning works: so many questions go out before the first answer is there; a question holds up to four times
+# as many items as the first while answers come within half a minute, and is doubled once in the time of an answer; the
+# first of a large plan are small, each a little larger than the one before; the last is about what was left.
+planning_at_first, most_growth, last_questions = 12, 4, 1
 first_questions, chips_without, chips_of_one = 24, 700, 100
+first_items, more_items = 8, 2
 assumed_task_s = 600.0
 assumed_stored_share = 0.6  # compressed size of a shard against its raw values, measured on the planet
 planning_lane, pixel_lane, batch_lane = "planning", "pixels", "batch"
@@ -227,10 +229,11 @@ def estimate(
     known = figures or Figures()
     rasters = [spec for spec in specs if spec.shape is Shape.RASTER]
     unplanned = chips if unplanned is None else unplanned
-    assumed = assumed_rounds + rounds_of_dates * any(spec.recipe in recipes_of_dates for spec in specs)
+    assumed = rounds_of_companions + rounds_of_dates * any(spec.recipe in recipes_of_dates for spec in specs)
+    assumed += rounds_of_search * any(spec.modality == "sentinel2" for spec in specs)
     rounds = known.per_chip(planning_lane) * (unplanned / places if places else 1.0) or assumed
-    planning = _planning_requests(unplanned if places is None else places, rounds, plan_batch)
-    planning += 2 * first_questions_about(unplanned)
+    first = first_questions_about(unplanned)
+    planning = _planning_requests(unplanned if places is None else places, rounds, plan_batch, first)
     asked = sum(group.least for group in tasks) if tasks is not None else None
     pixels = _pixel_requests(chips, pixel_requests, rasters, chip_px, known) if asked is None else asked
     requests = pixels + planning
@@ -246,12 +249,24 @@ def estimate(
     }
 
 
-def _planning_requests(places: int, rounds: float, plan_batch: int) -> int:
-    """Requests about so many places, with so many questions about each. An answer that takes long makes it more."""
-    if not places:
-        return 0
-    waves = math.ceil(places / (wave_batches * max(1, plan_batch)))
-    return math.ceil(rounds * places / (most_growth * max(1, plan_batch))) + rounds_of_a_wave * waves
+def _planning_requests(places: int, rounds: float, plan_batch: int, first: int) -> int:
+    """Requests about so many places, with so many questions about each, when twice `first` of them are small. An answer
+    that takes long makes it more.
+    """
+    left, requests, size = rounds * places, 0, max(1, plan_batch)
+    most = size * most_growth
+    while left > 0 and size < most:
+        number = requests - 2 * first
+        left -= min(size, items_of_first(requests, first)) if number < 0 else size
+        requests += 1
+        if number >= 0 and (number + 1) % planning_at_first == 0:
+            size *= 2
+    return requests + math.ceil(max(0.0, left) / most) + last_questions * bool(places)
+
+
+def items_of_first(number: int, first: int) -> int:
+    """Items of a small question, of which there are twice `first`: those about scenes, then what follows from them."""
+    return first_items + more_items * (number % first)
 
 
 def first_questions_about(chips: int) -> int:

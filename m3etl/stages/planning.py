@@ -24,7 +24,7 @@ from m3etl.io.journal import AnswerJournal, place_of, question_key
 from m3etl.io.ledger import PlannedChip
 from m3etl.io.outcomes import Failure, Kind, RequestFailed
 from m3etl.io.planning import Anchored, Answers, Companions, Questions, Wanted, read_question
-from m3etl.spec.budget import first_questions_about, most_growth, wave_batches
+from m3etl.spec.budget import first_questions_about, items_of_first, most_growth, planning_at_first
 from m3etl.spec.catalog_dates import recipes_of_dates
 from m3etl.spec.chipgrid import ChipGrid
 from m3etl.spec.dates import choose_dates, season_middle, season_rounds
@@ -36,12 +36,12 @@ from m3etl.stages.asking import Decisions, Groups, PlanningRules, Service
 from m3etl.stages.decisions import Decision, PlanChip
 
 # Aggregations have a small gate of their own on the standard endpoint: many at a time while chips are waited for only.
-planning_in_flight, planning_at_first, planning_ahead = 24, 12, 12
+planning_in_flight, planning_ahead = 24, 12  # begins with `planning_at_first`
 enough_s = 2.0  # of fetching, in chips that are decided
 few_places = 3  # so few may fail alone without anything being wrong with the service
 journal_answers = 4096  # kept before those that are used up are dropped
 least_items, least_questions = 32, 2  # a small selection is cut into few questions that the service works on together
-first_items, more_items = 8, 2  # of the first questions, each a little larger: their answers come one after the other
+open_batches = 24  # of places that are begun and not done, each with the items of a first question
 least_answer_s, most_answer_s = 1.0, 30.0  # aimed at; the service works for at most 300 s on a question
 question_bytes = 256 * 1024
 groups_at_once = 3  # the first of them may wait for the answers about its last places, and about those in their place
@@ -159,7 +159,7 @@ class _BatchSize:
     def next(self, ahead_s: float) -> int:
         """Items of the next question, when what is decided can be fetched for so long."""
         if self._asked < 2 * self.first:
-            return min(self._size, first_items + more_items * (self._asked % self.first))
+            return min(self._size, items_of_first(self._asked, self.first))
         aimed_s = min(max(least_answer_s, ahead_s / 2), most_answer_s)  # a chip takes two questions
         if self._item_s * self._size > aimed_s:
             return min(self._size, max(self._start, int(aimed_s / self._item_s)))
@@ -324,7 +324,7 @@ class ScenePlanner:
             work.names = None
 
     def _has_place(self) -> bool:
-        return len(self._work.open) < max(1, self._config.plan_batch) * wave_batches
+        return len(self._work.open) < max(1, self._config.plan_batch) * open_batches
 
     def _begin(self, place: _Place) -> None:
         work = self._work

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -44,11 +45,16 @@ def test_without_figures_the_cost_is_unknown_and_says_how_to_measure_it(tmp_path
     assert "EECU-hours spent" not in facts
 
 
+def slowly(kind, subject, number):
+    """An answer to a question takes a while, as on the network."""
+    time.sleep(0.1 if kind == "plan" else 0.0)
+
+
 @pytest.mark.parametrize(("count", "batch"), [(9, 4), (40, 50), (400, 20)])
 def test_requests_are_about_as_many_as_said_before(tmp_path, count, batch):
     campaign = make_campaign(tmp_path / "c", make_plan(count), plan_batch=batch, modalities=("sentinel2", "worldcover"))
     said = dry_run(campaign)
-    sent = export(campaign, FakeEarth()).facts
+    sent = export(campaign, FakeEarth(trouble=slowly)).facts
     assert said["requests"] == pytest.approx(sent["requests"], abs=3, rel=0.02)
     assert said["planning requests"] == pytest.approx(sent["planning requests"], abs=3, rel=0.2)
 

@@ -349,7 +349,7 @@ def test_slow_questions_are_short_while_chips_are_waited_for(monkeypatch):
 
 
 def test_few_questions_are_asked_together_when_enough_is_decided():
-    slow = {"seconds_per_item": 0.001, "plan_batch": 8}
+    slow = {"seconds_per_item": 0.005, "plan_batch": 8}
     _, hurried = sizes_asked(800, waiting=0, requests_per_second=500.0, **slow)
     _, ahead = sizes_asked(800, waiting=1500, requests_per_second=500.0, **slow)
     assert ahead.peak_in_flight <= planning.planning_ahead < hurried.peak_in_flight
