@@ -39,9 +39,10 @@ from m3etl.spec.catalog import arrays as catalogue
 concurrency, per_second = 40, 100.0
 pool_places = 8
 reasons = {200: "OK", 400: "Bad Request", 404: "Not Found", 429: "Too Many Requests"}
-_id = b'"id": {"constantValue": "'
-_load = b'{"functionInvocationValue": {"functionName": "Image.load", "arguments": {' + _id + b'"}}}}'
+_text, _asset = b'{"constantValue": "', b'{"constantValue": "/'
+_load = b'{"functionInvocationValue": {"functionName": "Image.load", "arguments": {"id": ' + _asset + b'"}}}}'
 _loads = b"loads"
+_time = "@time@"
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Replays:
     def __init__(self, state_dir: Path) -> None:
         self._service = make_service(state_dir)
         self._known: dict[bytes, Answer] = {}
-        self._pools: dict[str, dict[int, tuple[Any, int, float]]] = {}
+        self._pools: dict[str, dict[int, _Recorded]] = {}
         self.computed = 0
 
     def find(self, request: Request) -> Answer | None:
@@ -113,19 +114,18 @@ class Replays:
         return hashlib.sha256(path.encode() + b"\n" + body).digest()
 
     def _by_place(self, request: Request, parts: dict[str, _Places]) -> Answer:
-        result: dict[str, Any] = {}
-        scenes = 0
-        for name, places in parts.items():
-            found = []
-            for element in places.elements:
-                value, used = self._of_place(request, places, element)
-                found.append(value)
-                scenes += used
-            result[name] = found
-        return Answer(json_response({"result": result.get("", result)}), 0, scenes)
+        found = {
+            name: [self._of_place(request, places, item) for item in places.elements] for name, places in parts.items()
+        }
+        texts = {name: "[" + ",".join([text for text, _ in answers]) + "]" for name, answers in found.items()}
+        named = ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items())
+        body = f'{{"result": {texts[""] if "" in texts else "{" + named + "}"}}}'
+        return Answer(Response(body=body.encode()), 0, sum(used for answers in found.values() for _, used in answers))
 
-    def _of_place(self, request: Request, places: _Places, element: Any) -> tuple[Any, int]:
-        """The answer of the first place that fell into the same of the pool's bins, which the place alone decides."""
+    def _of_place(self, request: Request, places: _Places, element: Any) -> tuple[str, int]:
+        """The answer of the first place that fell into the same of the pool's bins, which the place alone decides, as
+        JSON, and how many scenes the service looks at for it.
+        """
         numbers = _numbers_of(element)
         pool = self._pools.setdefault(f"{places.function} {numbers.get('start')} {numbers.get('end')}", {})
         moment = float(numbers.get("time", 0.0))
@@ -139,9 +139,24 @@ class Replays:
             )
             self.computed += 1
             value = json.loads(bytes(dispatch(self._service, single).body))["result"][0]
-            pool.setdefault(number, (value, account.scenes, moment))  # another thread may have been first
-        value, used, recorded = pool[number]
-        return _moved(value, moment - recorded), used
+            pool.setdefault(number, _Recorded(value, moment, account.scenes))  # another thread may have been first
+        return pool[number].at(moment), pool[number].scenes
+
+
+class _Recorded:
+    """What was answered about one place that asked for a moment, to be told of another moment. scenes: looked at."""
+
+    def __init__(self, value: Any, moment: float, scenes: int) -> None:
+        self.scenes = scenes
+        times: list[float] = []
+        self._texts = json.dumps(_without_times(value, times), separators=(",", ":")).split(f'"{_time}"')
+        self._times = [time_ms - moment for time_ms in times]
+
+    def at(self, moment: float) -> str:
+        """The answer as JSON, every time in it as far from this moment as it was from its own."""
+        first, *others = self._texts
+        told = zip(self._times, others, strict=True)
+        return first + "".join([f"{time_ms + moment}{text}" for time_ms, text in told])
 
 
 @dataclass(frozen=True)
@@ -247,31 +262,40 @@ def _numbers_of(element: Any) -> dict[str, float]:
     return {key: item for key, item in entries.items() if isinstance(item, int | float)}
 
 
-def _moved(value: Any, by_ms: float) -> Any:
-    if not by_ms:
-        return value
+def _without_times(value: Any, times: list[float]) -> Any:
+    """The same with a mark in place of every time, in the order in which JSON tells them."""
+
+    def mark(time_ms: float) -> str:
+        times.append(time_ms)
+        return _time
+
     if isinstance(value, list):
-        return [_moved(item, by_ms) for item in value]
+        return [_without_times(item, times) for item in value]
     if not isinstance(value, dict):
         return value
     found = {}
     for key, item in value.items():
         if key == "time" and isinstance(item, int | float):
-            found[key] = item + by_ms
+            found[key] = mark(item)
         elif key == "times":
-            found[key] = [entry + by_ms for entry in item]
+            found[key] = [mark(entry) for entry in item]
         else:
-            found[key] = _moved(item, by_ms)
+            found[key] = _without_times(item, times)
     return found
 
 
 def _form_of(body: bytes) -> bytes:
-    """A pixel request without its ids and numbers; its grid's size, its bands and its functions remain."""
+    """A pixel request without numbers and names of assets; its grid's size, its bands and its functions remain."""
     # Whatever is here is done a hundred times a second beside the client that is measured: no regular expressions.
     start = body.find(b'"dimensions"')
     size = body[start : body.find(b"}", start)] if start >= 0 else b""
-    first, *others = body.translate(None, b"0123456789.-").split(_id)
-    form = first + b"".join([_id + text[text.index(b'"') :] for text in others])
+    first, *others = body.translate(None, b"0123456789.-").split(_text)
+    ends = [text.index(b'"') for text in others]
+    parts = [
+        _asset + text[end:] if text.find(b"/", 0, end) >= 0 else _text + text
+        for text, end in zip(others, ends, strict=True)
+    ]
+    form = first + b"".join(parts)
     form = form.replace(_load + b", " + _load, _loads)
     while (further := form.replace(_loads + b", " + _load, _loads).replace(_loads + b", " + _loads, _loads)) != form:
         form = further

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from m3etl.errors import M3etlError
+from m3etl.io.garbage import rare_searches
 
 many_chips = 1000  # below that a child, which takes half a second to load, is not worth it
 loading_s = 30.0
@@ -75,7 +76,8 @@ def run_child(serve: Serves) -> None:
     """
     os.nice(niceness)
     os.set_inheritable(int(sys.argv[1]), False)
-    serve_connection(Connection(int(sys.argv[1])), serve)
+    with rare_searches():
+        serve_connection(Connection(int(sys.argv[1])), serve)
 
 
 def serve_connection(connection: Connection, serve: Serves, on_end: Callable[[], None] = lambda: os._exit(0)) -> None:

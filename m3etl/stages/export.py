@@ -16,6 +16,7 @@ from m3etl.campaign import Campaign, locked
 from m3etl.errors import InputError, NothingSelectedError
 from m3etl.io.earthengine import Session
 from m3etl.io.flow import FlowCounts, Quota
+from m3etl.io.garbage import rare_searches
 from m3etl.io.journal import journal_name
 from m3etl.io.ledger import ChipState, Chosen, Ledger, open_ledger
 from m3etl.io.lots import open_lots
@@ -174,7 +175,7 @@ class _Export:
             begin_part(self._campaign, self._ledger, layout, region, self._progress)
         # A failed chip taken up again would change a shard that a killed run left half sealed.
         _Work(campaign=self._campaign, ledger=self._ledger, layout=layout).seal_ready()
-        with _draining(self._stop, self._progress):
+        with _draining(self._stop, self._progress), rare_searches():
             try:
                 if begun_addition(self._ledger):
                     layout = self._add()
