@@ -236,7 +236,7 @@ def test_pixels_come_before_a_lot_is_planned(tmp_path):
     campaign = make_campaign(tmp_path / "c", make_plan(48), plan_batch=4, max_in_flight=4)
 
     def trouble(what, subject, number):
-        time.sleep(0.03 if what == "plan" else 0)
+        time.sleep(0.2 if what == "plan" else 0)
         asked.append(what)
 
     export(campaign, FakeEarth(trouble=trouble))
