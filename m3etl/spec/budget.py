@@ -30,7 +30,7 @@ rounds_of_dates = len(seasons)  # a question more for each, where a scene of eac
 # as many items as the first while answers come within half a minute, and is doubled once in the time of an answer; the
 # first of a large plan are small, each a little larger than the one before; the last is about what was left.
 planning_at_first, most_growth, last_questions = 12, 4, 1
-first_questions, chips_without, chips_of_one = 24, 700, 100
+first_questions, chips_without, chips_of_one = 24, 1000, 100
 first_items, more_items = 8, 2
 assumed_task_s = 600.0
 assumed_stored_share = 0.6  # compressed size of a shard against its raw values, measured on the planet
